@@ -1,0 +1,1 @@
+"""Outside formats, one room each: the only places that name an operator of theirs."""

@@ -1,0 +1,50 @@
+"""Counts the operators of ATen graphs, traced or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import fx, nn
+
+from refold.census import Census
+from refold.dialects.aten._read import operation
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+LINEARS = ("linear", "addmm", "mm")
+BATCH_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "native_batch_norm")
+ADDITIONS = ("add", "sub", "rsub")
+
+
+def count(
+    nodes: Iterable[fx.Node],
+    tensors: Iterable[torch.Tensor],
+    multiply_adds: int,
+    module_of: Callable[[str], nn.Module] | None = None,
+) -> Census:
+    """Count operators that make tensors, and the tensors that a network stores, each once."""
+    kinds = [kind for node in nodes if (kind := _kind(node, module_of)) is not None]
+    distinct = {id(tensor): tensor for tensor in tensors}.values()
+    return Census(
+        operators=len(kinds),
+        convolutions=sum(kind in CONVOLUTIONS for kind in kinds),
+        linears=sum(kind in LINEARS for kind in kinds),
+        batch_norms=sum(kind in BATCH_NORMS for kind in kinds),
+        additions=sum(kind in ADDITIONS for kind in kinds),
+        parameters=sum(tensor.numel() for tensor in distinct),
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in distinct),
+        multiply_adds=multiply_adds,
+    )
+
+
+def _kind(node: fx.Node, module_of: Callable[[str], nn.Module] | None) -> str | None:
+    if node.op == "call_module":
+        assert module_of is not None
+        module = module_of(str(node.target))
+        if isinstance(module, nn.Linear):
+            return "linear"
+        return "convolution"
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    name = operation(node)
+    return None if name.startswith(("sym_", "_assert", "detach", "alias")) else name

@@ -1,0 +1,134 @@
+"""Values of the graph that hang on parameters alone: found, named, and worked out in float64 when a map needs them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+LOW_PRECISION = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Constants:
+    """The constant nodes of a program.
+
+    A parameter or buffer is constant unless the program writes to it; an operator is constant where all it reads is and it draws nothing
+    at random.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        signature = program.graph_signature
+        changed = {
+            spec.target
+            for spec in signature.output_specs
+            if spec.kind in (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", OutputKind.BUFFER_MUTATION))
+        }
+        self._given: dict[str, tuple[str, torch.Tensor]] = {}
+        for spec in signature.input_specs:
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR) and spec.target not in changed:
+                self._given[spec.arg.name] = (spec.target, _stored(program, spec.target))
+        self._constant: set[str] = set()
+        self._computed: dict[str, Any] = {}
+        for node in program.graph.nodes:
+            if self._is_constant(node):
+                self._constant.add(node.name)
+
+    def __contains__(self, node: object) -> bool:
+        return isinstance(node, torch.fx.Node) and node.name in self._constant
+
+    def is_computed(self, node: object) -> bool:
+        """Whether operators of the graph make it, as against a parameter that is just read."""
+        return node in self and isinstance(node, torch.fx.Node) and node.op != "placeholder"
+
+    def value(self, node: torch.fx.Node) -> Any:
+        """The tensor: a parameter as it is stored, or what is computed from parameters, in float64."""
+        if node.op == "placeholder":
+            return self._given[node.name][1]
+        if node.name not in self._computed:
+            self._computed[node.name] = evaluate(node, lambda one: widened(self.value(one)))
+        return self._computed[node.name]
+
+    def forget(self) -> None:
+        """Let go of what was computed."""
+        self._computed.clear()
+
+    def sources(self, node: object) -> tuple[str, ...]:
+        """Names of the parameters and buffers that it hangs on."""
+        if node not in self or not isinstance(node, torch.fx.Node):
+            return ()
+        if node.op == "placeholder":
+            return (self._given[node.name][0],)
+        found: dict[str, None] = {}
+        for one in node.all_input_nodes:
+            found.update(dict.fromkeys(self.sources(one)))
+        return tuple(found)
+
+    def operators(self, node: object) -> int:
+        """Operators of the graph that work it out."""
+        seen: set[str] = set()
+
+        def visit(one: object) -> None:
+            if isinstance(one, torch.fx.Node) and self.is_computed(one) and one.name not in seen:
+                seen.add(one.name)
+                for below in one.all_input_nodes:
+                    visit(below)
+
+        visit(node)
+        return len(seen)
+
+    def key(self, value: object) -> Hashable:
+        """Equal for arguments that stand for the same numbers."""
+        if isinstance(value, torch.fx.Node):
+            if value.op == "placeholder":
+                return ("tensor", id(self._given[value.name][1]))
+            return (str(value.target), self.key(value.args), self.key(value.kwargs))
+        if isinstance(value, Mapping):
+            return tuple((name, self.key(one)) for name, one in value.items())
+        if isinstance(value, (list, tuple)):
+            return tuple(self.key(one) for one in value)
+        return repr(value)
+
+    def _is_constant(self, node: torch.fx.Node) -> bool:
+        if node.op == "placeholder":
+            return node.name in self._given
+        if node.op != "call_function" or not isinstance(node.target, (torch._ops.OpOverload, type(operator.getitem))):
+            return False
+        if isinstance(node.target, torch._ops.OpOverload) and (
+            torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable
+        ):
+            return False
+        if not all(one.name in self._constant for one in node.all_input_nodes):
+            return False
+        return all(isinstance(leaf, torch.Tensor) for leaf in _leaves(node.meta.get("val")))
+
+
+def widened(value: Any) -> Any:
+    """A tensor of low precision in float64, anything else as it is."""
+    return value.double() if isinstance(value, torch.Tensor) and value.dtype in LOW_PRECISION else value
+
+
+def evaluate(node: torch.fx.Node, read: Any) -> Any:
+    """Run one node on what `read` gives for the nodes it reads, with float64 in the place of every narrower float that it names."""
+
+    def wide(value: Any) -> Any:
+        return torch.float64 if isinstance(value, torch.dtype) and value in LOW_PRECISION else value
+
+    args = torch.fx.node.map_aggregate(torch.fx.node.map_arg(node.args, read), wide)
+    kwargs = torch.fx.node.map_aggregate(torch.fx.node.map_arg(node.kwargs, read), wide)
+    with torch.no_grad():
+        result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return torch.utils._pytree.tree_map(widened, result)
+
+
+def _stored(program: ExportedProgram, name: str) -> torch.Tensor:
+    tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+def _leaves(value: Any) -> Iterable[Any]:
+    return torch.utils._pytree.tree_leaves(value)

@@ -1,0 +1,181 @@
+"""A PyTorch network as the verbs see it: its neutral graph, a plan written back as a module, and the evidence for both."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from refold.census import Census
+from refold.dialects.aten._census import count
+from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._layers import AtenTarget
+from refold.dialects.aten._prove import region_evidence, run_wide
+from refold.dialects.aten._read import read_graph
+from refold.dialects.aten._save import save
+from refold.dialects.aten._trace import Traced, adopt, run, trace
+from refold.dialects.aten._write import Written, write_module
+from refold.errors import FoldError
+from refold.graph import Graph, Refusal
+from refold.plan import Fold, Plan, cost_as_it_stands
+from refold.verification import OutputEvidence, RegionEvidence
+
+
+class AtenModel:
+    """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing."""
+
+    def __init__(self, model: torch.nn.Module | ExportedProgram, example: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+        self._original = model
+        self._args, self._kwargs = _arguments(model, example, kwargs)
+        if isinstance(model, ExportedProgram):
+            self._traced: Traced = adopt(model)
+        else:
+            run(model, self._args, self._kwargs)
+            self._traced = trace(model, self._args, self._kwargs)
+        self._names = _argument_names(model, self._args, self._kwargs)
+        self._constants = Constants(self._traced.program)
+        with torch.no_grad():
+            self.graph: Graph = read_graph(self._traced.program, self._constants)
+
+    target = AtenTarget()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sizes that had to be fixed, and why."""
+        why = f" ({self._traced.why_fixed})" if self._traced.why_fixed else ""
+        return tuple(f"{size}{why}" for size in self._traced.fixed)
+
+    @property
+    def census(self) -> Census:
+        """What the network holds as it stands."""
+        program = self._traced.program
+        work = sum(_work(self.graph))
+        return count(program.graph.nodes, [*program.state_dict.values()], work)
+
+    def write(self, plan: Plan) -> AtenDeployed:
+        """The folded module and what belongs to it."""
+        with torch.no_grad():
+            written = write_module(self._traced.program, plan, self._names)
+        self._constants.forget()
+        written.module.eval()
+        return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
+
+    def run_original(self) -> Any:
+        """The original's own eval output on the example inputs."""
+        if isinstance(self._original, ExportedProgram):
+            with torch.no_grad():
+                return self._original.module()(*self._args, **self._kwargs)
+        return run(self._original, self._args, self._kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class AtenDeployed:
+    """A folded module beside the network that it came from. `folds` are those that were written."""
+
+    source: AtenModel
+    written: Written
+    folds: tuple[Fold, ...]
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The module."""
+        return self.written.module
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Folds that could not be written."""
+        return self.written.refusals
+
+    @property
+    def census(self) -> Census:
+        """What the folded network holds."""
+        module = self.written.module
+        saved = sum(fold.before.multiply_adds - fold.after.multiply_adds for fold in self.folds)
+        tensors = [*module.parameters(), *module.buffers()]
+        return count(module.graph.nodes, tensors, sum(_work(self.source.graph)) - saved, module.get_submodule)
+
+    def name_of(self, fold: Fold) -> str:
+        """The path of the layers that a fold became."""
+        return self.written.names[fold.value]
+
+    def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
+        """Each fold, run both ways in float64."""
+        source = self.source
+        with torch.no_grad():
+            yield from region_evidence(source._traced.program, source._constants, source.graph, self.folds, self.written, seed)
+
+    def output_evidence(self) -> Iterator[OutputEvidence]:
+        """Each output on the example inputs: the original as it ships, the folded one as it ships, and the truth."""
+        return _compared(self.source, self.written.module)
+
+    def save(self, path: Path, kind: str) -> None:
+        """Write the module as `pt2`, `onnx` or `safetensors`."""
+        save(self.written.module, self.source._args, self.source._kwargs, str(path), kind)
+
+
+def compare(original: Any, other: torch.nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Iterator[OutputEvidence]:
+    """Each output of two networks on the same inputs, and the truth of the first."""
+    return _compared(AtenModel(original, example, kwargs), other)
+
+
+def _compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Iterator[OutputEvidence]:
+    original = pytree.tree_flatten_with_path(source.run_original())[0]
+    module: Any = other.module() if isinstance(other, ExportedProgram) else other
+    folded = pytree.tree_leaves(run(module, source._args, source._kwargs))
+    if len(folded) != len(original):
+        raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
+    truths = _truths(source)
+    depth = sum(1 for _ in source.graph.linear())
+    for (path, mine), theirs, truth in zip(original, folded, truths or [None] * len(folded), strict=True):
+        if isinstance(mine, torch.Tensor):
+            rounding = torch.finfo(mine.dtype).eps / 2 if mine.is_floating_point() else 0.0
+            yield OutputEvidence(pytree.keystr(path) or "output", mine, theirs, truth, rounding, depth)
+
+
+def _truths(source: AtenModel) -> list[Any] | None:
+    """The outputs in float64, or None where the program does not run there."""
+    flat = pytree.tree_leaves((source._args, dict(source._kwargs)))
+    try:
+        return run_wide(source._traced.program, flat)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+def _work(graph: Graph) -> Iterator[int]:
+    for node in graph.linear():
+        yield cost_as_it_stands(node, graph).multiply_adds
+
+
+def _arguments(model: Any, example: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if example is None and kwargs is None:
+        given = model.example_inputs if isinstance(model, ExportedProgram) else None
+        if given is None:
+            raise FoldError("a PyTorch module is traced on example inputs and none were given; pass a tuple, as in fold(model, (x,))")
+        return tuple(given[0]), dict(given[1])
+    if isinstance(example, Mapping):
+        return (), {**example, **(kwargs or {})}
+    if isinstance(example, (tuple, list)):
+        return tuple(example), dict(kwargs or {})
+    return (() if example is None else (example,)), dict(kwargs or {})
+
+
+def _argument_names(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """One name for each argument: those of forward where it has them."""
+    if isinstance(model, ExportedProgram):
+        return [f"input_{position}" for position in range(len(args))] + list(kwargs)
+    names: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        match parameter.kind:
+            case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:
+                names.append(parameter.name)
+            case inspect.Parameter.VAR_POSITIONAL:
+                names.extend(f"{parameter.name}_{position}" for position in range(len(names), len(args)))
+            case _:
+                pass
+    return names[: len(args)] + list(kwargs)

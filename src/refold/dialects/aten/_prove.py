@@ -1,0 +1,186 @@
+"""Runs the original nodes of a region, and the nodes that replace them, in float64 on random input; and whole programs in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from refold.dialects.aten._constants import Constants, evaluate, widened
+from refold.dialects.aten._write import Written
+from refold.graph import Graph, Scalar
+from refold.plan import Fold
+from refold.verification import RegionEvidence
+
+Sized = Mapping[str, tuple[int, ...]]
+
+
+def region_evidence(
+    program: ExportedProgram, constants: Constants, graph: Graph, folds: Sequence[Fold], written: Written, seed: int
+) -> Iterator[RegionEvidence]:
+    """Each fold, run both ways.
+
+    The sizes are the smallest at which every border case occurs, or those of the example where the original region does not run there.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    for fold in folds:
+        generator = torch.Generator().manual_seed(seed)
+        region = _region(nodes[fold.value], fold, constants)
+        dtype = nodes[fold.value].meta["val"].dtype
+        rounding = torch.finfo(dtype).eps / 2
+        for shapes in (_small_shapes(graph, fold), {root: graph.values[root].example for root in fold.form}):
+            try:
+                inputs = {
+                    root: torch.randn(shape, dtype=torch.float64, generator=generator).to(nodes[root].meta["val"].device)
+                    for root, shape in shapes.items()
+                }
+                original, peak = _run_original(region, inputs, constants)
+                folded = _run_folded(written, fold, inputs, lambda tensor: tensor)
+                magnitude = _run_folded(written, fold, inputs, torch.abs)
+            except (RuntimeError, ValueError):
+                if shapes == {root: graph.values[root].example for root in fold.form}:
+                    raise
+                continue
+            if original.shape == folded.shape:
+                break
+        length = sum(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in + 1 for mapped in fold.form.values())
+        length = max(length, *(_longest(nodes[node.output]) for node in fold.nodes)) + len(fold.nodes)
+        yield RegionEvidence(
+            written.names[fold.value], tuple(node.operation for node in fold.nodes), original, folded, magnitude, peak, length, rounding
+        )
+
+
+def run_wide(program: ExportedProgram, flat_inputs: Sequence[Any]) -> list[Any]:
+    """The user outputs of a program run in float64, parameters widened one at a time."""
+    values: dict[str, Any] = {}
+    inputs = iter(flat_inputs)
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    last_use = {one.name: node.name for node in program.graph.nodes for one in node.all_input_nodes}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                values[node.name] = widened(next(inputs))
+            continue
+        if node.op == "output":
+            (results,) = node.args
+            kinds = [spec.kind for spec in program.graph_signature.output_specs]
+            return [
+                values[one.name] if isinstance(one, fx.Node) else one
+                for one, kind in zip(results, kinds, strict=True)
+                if kind == OutputKind.USER_OUTPUT
+            ]
+        if node.op == "get_attr":
+            values[node.name] = getattr(program.graph_module, str(node.target))
+            continue
+        values[node.name] = evaluate(node, lambda one: _stored(program, specs, values, one))
+        for one in node.all_input_nodes:
+            if last_use[one.name] == node.name:
+                values.pop(one.name, None)
+    raise AssertionError("a graph ends with its output node")
+
+
+def _stored(program: ExportedProgram, specs: Mapping[str, Any], values: Mapping[str, Any], node: fx.Node) -> Any:
+    if node.name in values:
+        return values[node.name]
+    name = specs[node.name].target
+    return widened(program.state_dict[name] if name in program.state_dict else program.constants[name])
+
+
+def _region(end: fx.Node, fold: Fold, constants: Constants) -> list[fx.Node]:
+    """The nodes from the roots to the value, in order."""
+    found: dict[str, fx.Node] = {}
+    stack = [end]
+    while stack:
+        node = stack.pop()
+        if node.name in found or node in constants or (node.name in fold.form and node is not end):
+            continue
+        found[node.name] = node
+        stack.extend(node.all_input_nodes)
+    return [node for node in end.graph.nodes if node.name in found]
+
+
+def _run_original(region: Sequence[fx.Node], inputs: Mapping[str, torch.Tensor], constants: Constants) -> tuple[torch.Tensor, float]:
+    values: dict[str, Any] = dict(inputs)
+    peak = max(float(tensor.abs().max()) for tensor in inputs.values())
+    for node in region:
+        values[node.name] = evaluate(node, lambda one: values[one.name] if one.name in values else widened(constants.value(one)))
+        result = values[node.name]
+        if isinstance(result, torch.Tensor) and result.numel():
+            peak = max(peak, float(result.abs().max()))
+    result = values[region[-1].name]
+    assert isinstance(result, torch.Tensor)
+    return result, peak
+
+
+def _run_folded(
+    written: Written, fold: Fold, inputs: Mapping[str, torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    values: dict[str, Any] = {written.sources[root].name: change(tensor) for root, tensor in inputs.items()}
+    module = written.module
+    for node in written.emitted[fold.value]:
+        match node.op:
+            case "get_attr":
+                values[node.name] = change(_fetch(module, str(node.target)).detach().double())
+            case "call_module":
+                layer = module.get_submodule(str(node.target))
+                weights = {name: change(tensor.detach().double()) for name, tensor in layer.named_parameters()}
+                (x,) = node.args
+                assert isinstance(x, fx.Node)
+                with torch.no_grad():
+                    values[node.name] = torch.func.functional_call(layer, weights, (values[x.name],))
+            case _:
+                read = lambda one: values[one.name]  # noqa: E731
+                changed = fx.node.map_aggregate(node.args, lambda arg: float(change(torch.tensor(arg))) if isinstance(arg, float) else arg)
+                values[node.name] = node.target(*fx.node.map_arg(changed, read))  # type: ignore[operator]
+    result = values[written.emitted[fold.value][-1].name]
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def _fetch(module: torch.nn.Module, path: str) -> torch.Tensor:
+    folder, _, name = path.rpartition(".")
+    tensor = getattr(module.get_submodule(folder), name)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+def _small_shapes(graph: Graph, fold: Fold) -> dict[str, tuple[int, ...]]:
+    """Shapes of the roots at the smallest output that has both borders and a middle, congruent to the example's sizes modulo the strides."""
+    output = graph.values[fold.value].example
+    stencils = [mapped.stencil for mapped in fold.form.values() if not isinstance(mapped, Scalar)]
+    rank = stencils[0].rank if stencils else 0
+    leads = tuple(min(size, 2) for size in output[: len(output) - rank - 1])
+    wanted = []
+    for axis in range(rank):
+        windows = [stencil.windows[axis] for stencil in stencils]
+        borders = max(math.ceil(max(0, w.before) / w.stride) + math.ceil(max(0, w.after) / w.stride) for w in windows)
+        reach = max(w.upsample + w.span // w.stride for w in windows)
+        wanted.append(min(output[len(output) - rank + axis], borders + reach + 2))
+    shapes = {}
+    for root, mapped in fold.form.items():
+        example = graph.values[root].example
+        if isinstance(mapped, Scalar):
+            shapes[root] = (*leads, *example[len(leads) : len(example) - rank], *wanted)
+            continue
+        sizes = []
+        for axis, window in enumerate(mapped.stencil.windows):
+            actual = example[len(example) - rank + axis]
+            rest = (window.places(actual) + window.excess) % window.stride
+            places = window.stride * (wanted[axis] - 1) - window.excess + rest
+            sizes.append(max(1, min(actual, (places - 1) // window.upsample + 1)))
+        shapes[root] = (*leads, mapped.stencil.in_channels, *sizes)
+    return shapes
+
+
+def _longest(node: fx.Node) -> int:
+    """The longest sum of an original node: the size of its largest constant over its output channels, or one."""
+    sizes = [one.meta["val"].numel() // max(1, one.meta["val"].shape[0]) for one in node.all_input_nodes
+             if isinstance(one.meta.get("val"), torch.Tensor) and one.op == "placeholder" and one.meta["val"].ndim > 1
+             and all(isinstance(n, int) for n in one.meta["val"].shape)]
+    return max(sizes, default=1)

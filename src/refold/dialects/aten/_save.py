@@ -1,0 +1,43 @@
+"""Writes a PyTorch module to a file that a runtime takes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from refold.dialects.aten._trace import export
+from refold.errors import FoldError
+
+KINDS = ("pt2", "onnx", "safetensors")
+
+
+def save(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str, kind: str) -> None:
+    """Write `model` as an exported program, an ONNX model or its weights alone; batch and spatial sizes stay free where they can."""
+    match kind:
+        case "pt2":
+            torch.export.save(export(model, args, kwargs)[0], path)
+        case "onnx":
+            _save_onnx(model, args, kwargs, path)
+        case "safetensors":
+            from safetensors.torch import save_model
+
+            save_model(model, path)
+        case _:
+            raise FoldError(f"a file of kind {kind!r} cannot be written; choose one of {', '.join(KINDS)}")
+
+
+def _save_onnx(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> None:
+    program = export(model, args, kwargs)[0]
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False)
+    finally:
+        logger.setLevel(level)

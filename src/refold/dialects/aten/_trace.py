@@ -1,0 +1,206 @@
+"""From a PyTorch module to a functional graph of ATen operators: batch free, spatial sizes free where the model allows, mode untouched."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from refold.errors import FoldError
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSize:
+    """A size of an input that the traced network insists on: which input, which axis, what size."""
+
+    name: str
+    axis: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"axis {self.axis} of `{self.name}` is fixed at {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A network in eval as a functional graph. `fixed` are batch and spatial sizes that could not be left free, with the reason."""
+
+    program: ExportedProgram
+    fixed: tuple[FixedSize, ...]
+    why_fixed: str | None = None
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in eval within the block, afterwards as it was.
+
+    The flags are set without calling `train`, which some models override to merge or unmerge weights.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def run(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The model's eval output, without gradients. Raises `FoldError` with the model's own message where it cannot take the inputs."""
+    with evaluating(model), torch.no_grad():
+        try:
+            return model(*args, **kwargs)
+        except Exception as error:
+            shapes = ", ".join(_describe(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs))))
+            raise FoldError(
+                f"the model does not run on the example inputs ({shapes}): {one_line(error)}{_where(model, error)}; "
+                "give inputs of the shapes and dtypes that its forward takes"
+            ) from error
+
+
+def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+    """Trace the eval function of a model that runs on these inputs, as a functional graph.
+
+    Raises `FoldError` where the model cannot be traced at all.
+    """
+    program, why = export(model, args, kwargs)
+    return Traced(functional(program), tuple(_fixed_sizes(program)), why)
+
+
+def adopt(program: ExportedProgram) -> Traced:
+    """A program that somebody else traced, as a functional graph."""
+    return Traced(functional(program), tuple(_fixed_sizes(program)))
+
+
+def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedProgram, str | None]:
+    """Export the eval function with as many sizes free as it allows; the second value says why some could not be.
+
+    A batch of 1 in the examples is doubled, since tracing would freeze it. Where tracing with free sizes fails, first the spatial sizes
+    and then all sizes are fixed at those of the example.
+
+    Raises `FoldError` where the model cannot be traced at all.
+    """
+    attempts: list[tuple[bool, Callable[[int], bool]]] = [
+        (True, lambda axis: True),
+        (False, lambda axis: True),
+        (True, lambda axis: axis == 0),
+        (False, lambda axis: axis == 0),
+        (False, lambda axis: False),
+    ]
+    if not any(_is_single(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs)))):
+        attempts = [attempt for attempt in attempts if not attempt[0]]
+    first_failure: Exception | None = None
+    for doubled, free in attempts:
+        inputs = pytree.tree_map(_doubled, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
+        try:
+            program = _export(model, inputs[0], inputs[1], free)
+        except Exception as error:
+            first_failure = first_failure or error
+            continue
+        if doubled and _froze_batch(program):
+            continue
+        why = None if first_failure is None else one_line(first_failure)
+        return program, why
+    assert first_failure is not None
+    raise FoldError(
+        f"torch.export cannot trace the model: {one_line(first_failure)}{_where(model, first_failure)}; "
+        "take data-dependent control flow out of forward, or fold its parts one by one"
+    ) from first_failure
+
+
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place operators, its composite operators kept whole."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return program.run_decompositions({})
+
+
+def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int], bool]) -> ExportedProgram:
+    def sizes(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return None
+        return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(axis)}
+
+    shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
+    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, kwargs, dynamic_shapes=_by_name(model, args, kwargs, shapes), strict=False)
+
+
+def _by_name(model: torch.nn.Module, args: Any, kwargs: Any, shapes: list[Any]) -> Any:
+    if not kwargs:
+        return tuple(shapes)
+    import inspect
+
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    given = [*args, *kwargs.values()]
+    by_identity = {id(value): shape for value, shape in zip(given, shapes, strict=True)}
+    named: dict[str, Any] = {}
+    kinds = inspect.signature(model.forward).parameters
+    for name, value in bound.arguments.items():
+        match kinds[name].kind:
+            case inspect.Parameter.VAR_POSITIONAL:
+                named[name] = tuple(by_identity[id(one)] for one in value)
+            case inspect.Parameter.VAR_KEYWORD:
+                named.update({key: by_identity[id(one)] for key, one in value.items()})
+            case _:
+                named[name] = by_identity[id(value)]
+    return named
+
+
+def _is_single(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == 1
+
+
+def _doubled(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if _is_single(leaf) else leaf
+
+
+def _user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
+    names = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in names and isinstance(node.meta.get("val"), torch.Tensor):
+            yield node.name, node.meta["val"]
+
+
+def _froze_batch(program: ExportedProgram) -> bool:
+    return any(value.ndim > 0 and isinstance(value.shape[0], int) for _, value in _user_inputs(program))
+
+
+def _fixed_sizes(program: ExportedProgram) -> Iterator[FixedSize]:
+    """Batch and spatial sizes that are not free; channels, which weights fix in any case, are left out."""
+    for name, value in _user_inputs(program):
+        for axis, size in enumerate(value.shape):
+            if isinstance(size, int) and (axis == 0 or (axis >= 2 and value.ndim >= 4) or (axis == 2 and value.is_floating_point() is False)):
+                yield FixedSize(name, axis, size)
+
+
+def _describe(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return f"{'×'.join(map(str, leaf.shape)) or 'scalar'} {str(leaf.dtype).removeprefix('torch.')}"
+    return type(leaf).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error that says something, with its class."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _where(model: torch.nn.Module, error: BaseException) -> str:
+    """The deepest module of the model whose code was running when the error was raised."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = names.get(id(frame.f_locals.get("self")))
+        found = name or found
+    return f" (in module `{found}`)" if found else ""

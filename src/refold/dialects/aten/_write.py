@@ -1,0 +1,248 @@
+"""From a plan back to a PyTorch module: plain layers under names near their origin, everything else as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from refold.algebra import Formula, Leaf
+from refold.dialects.aten._layers import ATEN, Layer, make_layer
+from refold.graph import Map, Refusal, Scalar
+from refold.plan import Fold, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A module, the nodes of its graph that compute each fold, and the folds that could not be written."""
+
+    module: fx.GraphModule
+    emitted: dict[str, tuple[fx.Node, ...]]
+    names: dict[str, str]
+    sources: dict[str, fx.Node]
+    refusals: tuple[Refusal, ...]
+
+
+def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str]) -> Written:
+    """Write a plan as a module of its own; `arguments` are the names that its forward takes.
+
+    Ensures that the result shares no storage with the original, and that every folded weight is finite: a fold whose numbers leave the
+    range of their dtype is refused here.
+    """
+    return _Writer(program, list(arguments)).write(plan)
+
+
+@dataclass(slots=True)
+class _Writer:
+    program: ExportedProgram
+    arguments: list[str]
+    root: nn.Module = field(default_factory=nn.Module)
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    nodes: dict[str, fx.Node] = field(default_factory=dict)
+    layers: dict[object, Layer] = field(default_factory=dict)
+    paths: dict[object, str] = field(default_factory=dict)
+    copies: dict[int, torch.Tensor] = field(default_factory=dict)
+    emitted: dict[str, tuple[fx.Node, ...]] = field(default_factory=dict)
+
+    def write(self, plan: Plan) -> Written:
+        order = list(self.program.graph.nodes)
+        traced = {node.name: node.meta.get("val") for node in order}
+        folds: dict[str, Fold] = {}
+        refusals = []
+        for fold in plan.folds:
+            refusal = self._make_layers(fold, traced[fold.value].dtype)
+            if refusal is None:
+                folds[fold.value] = fold
+            else:
+                refusals.append(refusal)
+        live = _live(order, folds)
+        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        kept = {str(specs[name].target) for name in live if name in specs and specs[name].kind != InputKind.USER_INPUT}
+        for fold in folds.values():
+            if fold.value in live:
+                self._place_layers(fold, traced[fold.value].dtype, kept)
+        for node in order:
+            if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
+                self.nodes[node.name] = self.graph.placeholder(node.name)
+            elif node.op == "output":
+                self._output(node)
+            elif node.name not in live:
+                continue
+            elif node.op == "placeholder":
+                self.nodes[node.name] = self._attribute(str(specs[node.name].target))
+            elif node.name in folds:
+                self.nodes[node.name] = self._emit(folds[node.name], traced[node.name].dtype)
+            else:
+                self.nodes[node.name] = self._copy(node)
+        module = fx.GraphModule(self.root, self.graph, "Folded")
+        spec = self.program.call_spec
+        assert spec.in_spec is not None
+        module.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(self.arguments, spec.in_spec, spec.out_spec)))
+        module.recompile()
+        named = {node.name: node for node in module.graph.nodes}
+        emitted = {value: tuple(named[node.name] for node in nodes) for value, nodes in self.emitted.items()}
+        names = {value: self._name(folds[value], traced[value].dtype) for value in emitted}
+        return Written(module, emitted, names, dict(self.nodes), tuple(refusals))
+
+    def _make_layers(self, fold: Fold, dtype: torch.dtype) -> Refusal | None:
+        for mapped in fold.form.values():
+            if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.layers:
+                continue
+            value = mapped.evaluate(dtype)
+            if not (bool(torch.isfinite(value.kernel).all()) and bool(torch.isfinite(value.bias).all())):
+                return Refusal(
+                    fold.value,
+                    " + ".join(dict.fromkeys(node.operation for node in fold.nodes)),
+                    "rounding",
+                    f"folded weights leave the range of {str(dtype).removeprefix('torch.')}",
+                    "fold the model in float32 and convert it afterwards",
+                )
+            state = self.program.state_dict
+            trainable = any(state[name].requires_grad for leaf in mapped.leaves() for name in leaf.names if name in state)
+            self.layers[mapped.key, dtype] = make_layer(value, trainable=trainable, channels_last=self._is_channels_last())
+        return None
+
+    def _is_channels_last(self) -> bool:
+        return any(
+            tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+            for tensor in self.program.state_dict.values()
+        )
+
+    def _place_layers(self, fold: Fold, dtype: torch.dtype, kept: set[str]) -> None:
+        for mapped in fold.form.values():
+            if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.paths:
+                continue
+            path = _path(mapped, fold.value)
+            taken = {*self.paths.values()}
+            if any(name == path or name.startswith(f"{path}.") for name in kept):
+                path = f"{path}.folded"
+            base, number = path, 1
+            while path in taken or any(name == path for name in kept):
+                path, number = f"{base}_{number}", number + 1
+            self.paths[mapped.key, dtype] = path
+            _attach(self.root, path, self.layers[mapped.key, dtype].module)
+
+    def _name(self, fold: Fold, dtype: torch.dtype) -> str:
+        paths = [self.paths[mapped.key, dtype] for mapped in fold.form.values() if not isinstance(mapped, Scalar)]
+        return ", ".join(paths) or fold.value
+
+    def _emit(self, fold: Fold, dtype: torch.dtype) -> fx.Node:
+        made: list[fx.Node] = []
+        total: fx.Node | None = None
+        loose = 0.0
+        ordered = sorted(fold.form.items(), key=lambda term: isinstance(term[1], Scalar))
+        for root, mapped in ordered:
+            term = self.nodes[root]
+            if isinstance(mapped, Scalar):
+                loose += mapped.shift
+                if mapped.scale != 1.0:
+                    made.append(self.graph.call_function(ATEN.mul.Tensor, (term, mapped.scale)))
+                    term = made[-1]
+            else:
+                made.extend(self.layers[mapped.key, dtype].emit(self.graph, self.paths[mapped.key, dtype], term))
+                term = made[-1]
+            if total is not None:
+                made.append(self.graph.call_function(ATEN.add.Tensor, (total, term)))
+                term = made[-1]
+            total = term
+        if loose:
+            made.append(self.graph.call_function(ATEN.add.Tensor, (total, loose)))
+            total = made[-1]
+        assert total is not None
+        self.emitted[fold.value] = tuple(made)
+        return total
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        if node.op == "get_attr":
+            _attach(self.root, str(node.target), getattr(self.program.graph_module, str(node.target)))
+        copy = self.graph.node_copy(node, lambda one: self.nodes[one.name])
+        if copy.target is ATEN.view.default:
+            copy.target = ATEN.reshape.default
+        return copy
+
+    def _attribute(self, name: str) -> fx.Node:
+        state = self.program.state_dict
+        original = state[name] if name in state else self.program.constants[name]
+        copy: Any = original
+        if isinstance(original, torch.Tensor):
+            copy = self.copies.get(id(original))
+            if copy is None:
+                copy = original.detach().clone()
+                if isinstance(original, nn.Parameter):
+                    copy = nn.Parameter(copy, original.requires_grad)
+                self.copies[id(original)] = copy
+        _attach(self.root, name, copy, persistent=name in state)
+        return self.graph.get_attr(name)
+
+    def _output(self, node: fx.Node) -> None:
+        results: list[Any] = []
+        (values,) = node.args
+        assert isinstance(values, (tuple, list))
+        for spec, value in zip(self.program.graph_signature.output_specs, values, strict=True):
+            new = self.nodes[value.name] if isinstance(value, fx.Node) else value
+            match spec.kind:
+                case OutputKind.USER_OUTPUT:
+                    results.append(new)
+                case OutputKind.USER_INPUT_MUTATION:
+                    self.graph.call_function(ATEN.copy_.default, (self.nodes[str(spec.target)], new))
+                case _:
+                    self.graph.call_function(ATEN.copy_.default, (self.graph.get_attr(str(spec.target)), new))
+        self.graph.output(tuple(results))
+
+
+def _live(order: Sequence[fx.Node], folds: dict[str, Fold]) -> set[str]:
+    """Names of the nodes that the written graph still needs."""
+    by_name = {node.name: node for node in order}
+    live: set[str] = set()
+    stack = [node.name for node in order if node.op == "output" or (node.op == "call_function" and node.is_impure())]
+    while stack:
+        name = stack.pop()
+        if name not in live:
+            live.add(name)
+            stack.extend(folds[name].form if name in folds else (one.name for one in by_name[name].all_input_nodes))
+    return live
+
+
+def _path(mapped: Map, fallback: str) -> str:
+    """A name near the origin: the layer that the kernel came from, or the folder that holds all that went into it."""
+    assert isinstance(mapped, Formula)
+    leaves = [leaf for leaf in mapped.leaves() if leaf.names]
+    kernels = {_owner(leaf) for leaf in leaves if not leaf.stencil.is_diagonal}
+    if len(kernels) == 1:
+        return kernels.pop() or "folded"
+    owners = [_owner(leaf).split(".") for leaf in leaves]
+    if not owners:
+        return f"folded_{fallback}"
+    shared = os.path.commonprefix(owners)
+    return ".".join([*shared, "folded"])
+
+
+def _owner(leaf: Leaf) -> str:
+    """The module that holds the parameters of a leaf."""
+    owners = [name.split(".parametrizations.")[0].rpartition(".")[0].split(".") for name in leaf.names]
+    return ".".join(os.path.commonprefix(owners))
+
+
+def _attach(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:
+    """Put a module, parameter or tensor under a dotted path, with plain modules on the way."""
+    *folders, last = path.split(".")
+    for folder in folders:
+        if not hasattr(root, folder):
+            root.add_module(folder, nn.Module())
+        root = getattr(root, folder)
+    match value:
+        case nn.Module():
+            root.add_module(last, value)
+        case nn.Parameter():
+            root.register_parameter(last, value)
+        case torch.Tensor():
+            root.register_buffer(last, value, persistent=persistent)
+        case _:
+            setattr(root, last, value)

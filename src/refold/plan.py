@@ -1,0 +1,285 @@
+"""Decides what to fold: eliminates intermediate values wherever a law allows it and nothing gets dearer, and says why it left the rest.
+
+Each linear value is a *form*, a sum of maps of other values. To eliminate a value is to put its form in the place of its name in every
+form that reads it. A value is eliminated when that is exact and costs no more multiply-adds, no more weights and no more operators; this
+is repeated until no value can go. Values are tried from the outputs back, so that the forms that read them are as full as they can be
+(a low-rank branch, dear on its own, costs nothing once it joins the kernel beside it), and again until nothing changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from refold.algebra import Formula, Obstruction
+from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, sum_maps, without_bias
+
+Form: TypeAlias = "Mapping[str, Map]"
+
+
+class Target(Protocol):
+    """What the plan must know of the format that it will be written in."""
+
+    def operators(self, formula: Formula, dimensions: int) -> int | None:
+        """Operators that one map takes there on a value of so many dimensions, or None where it cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a form costs: operators, multiply-adds at the example's sizes, numbers in kernels."""
+
+    operators: int = 0
+    multiply_adds: int = 0
+    weights: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.operators + other.operators, self.multiply_adds + other.multiply_adds, self.weights + other.weights
+        )
+
+    def excess_over(self, other: Cost) -> str | None:
+        """The first measure in which this cost is higher, in words."""
+        for name, mine, theirs in (
+            ("multiply-adds", self.multiply_adds, other.multiply_adds),
+            ("weights", self.weights, other.weights),
+            ("operators", self.operators, other.operators),
+        ):
+            if mine > theirs:
+                return f"{mine:,} {name} instead of {theirs:,}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One value that gets a new form: the linear nodes it replaces, in order, and what it costs before and after."""
+
+    value: str
+    form: Form
+    nodes: tuple[Linear, ...]
+    before: Cost
+    after: Cost
+
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """The laws that the fold uses."""
+        names = {"sum" if symbol == "+" else "composition" for mapped in self.form.values() for symbol in _symbols(mapped)}
+        return tuple(sorted(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to fold, in the order of the graph, and what was refused."""
+
+    folds: tuple[Fold, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def make_plan(graph: Graph, target: Target) -> Plan:
+    """Find every stretch of the graph that folds.
+
+    Requires a graph in topological order; ensures that each fold is exact by the laws of the algebra, has fewer operators than the nodes
+    it replaces and needs no more multiply-adds or weights.
+    """
+    return _Planner(graph, target).plan()
+
+
+def cost_as_it_stands(node: Linear, graph: Graph) -> Cost:
+    """What a node of the graph costs before anything is folded."""
+    value = graph.values[node.output]
+    work = sum(_multiply_adds(mapped, value, graph.values[root]) for root, mapped in node.terms.items())
+    return Cost(node.operators, work, node.weights)
+
+
+@dataclass(slots=True)
+class _Planner:
+    graph: Graph
+    target: Target
+    forms: dict[str, Form] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
+    readers: dict[str, set[str]] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, Obstruction] = field(default_factory=dict)
+    tried: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        for node in self.graph.nodes.values():
+            match node:
+                case Linear():
+                    self.forms[node.output] = node.terms
+                    self.costs[node.output] = cost_as_it_stands(node, self.graph)
+                    for root in node.terms:
+                        self.readers.setdefault(root, set()).add(node.output)
+                case Opaque():
+                    for name in node.inputs:
+                        self.pinned.setdefault(name, f"{node.output} ({node.operation}) reads it too")
+        for name in self.graph.outputs:
+            self.pinned.setdefault(name, "it is an output of the model")
+        while self._pass():
+            pass
+        folds = self._folds()
+        return Plan(folds, (*self.graph.refusals, *self._refusals(folds)))
+
+    def _pass(self) -> bool:
+        changed = False
+        for name in reversed([name for name in self.graph.nodes if name in self.forms]):
+            readers = self.readers.get(name, set())
+            state = (id(self.forms[name]), *(id(self.forms[reader]) for reader in sorted(readers)))
+            if not readers or self.tried.get(name) == state:
+                continue
+            self.tried[name] = state
+            changed |= self._bypass(name) if name in self.pinned else self._eliminate(name)
+        return changed
+
+    def _eliminate(self, name: str) -> bool:
+        """Put the form of a value in the place of its name everywhere, if that is exact and no dearer."""
+        new: dict[str, Form] = {}
+        for reader in self.readers[name]:
+            form = self._substitute(reader, name)
+            if isinstance(form, Obstruction):
+                self.reasons[name] = form
+                return False
+            new[reader] = form
+        before = sum((self.costs[reader] for reader in new), self.costs[name])
+        after = Cost()
+        for reader, form in new.items():
+            cost = self._cost(reader, form)
+            if isinstance(cost, Obstruction):
+                self.reasons[name] = cost
+                return False
+            after += cost
+        dearer = after.excess_over(before)
+        if dearer is not None:
+            shared = f" since {len(new)} nodes read it" if len(new) > 1 else ""
+            self.reasons[name] = Obstruction("cost", f"merged it would take {dearer}{shared}", "leave it: apart it is cheaper")
+            return False
+        for reader, form in new.items():
+            self._set_form(reader, form)
+        for root in self.forms.pop(name):
+            self.readers[root].discard(name)
+        del self.readers[name]
+        self.reasons.pop(name, None)
+        return True
+
+    def _bypass(self, name: str) -> bool:
+        """Let the readers of a value that must stay read what it reads, one by one, where that saves an operator."""
+        changed = False
+        for reader in sorted(self.readers[name]):
+            form = self._substitute(reader, name)
+            if isinstance(form, Obstruction):
+                self.reasons.setdefault(name, form)
+                continue
+            cost = self._cost(reader, form)
+            if isinstance(cost, Obstruction):
+                continue
+            before = self.costs[reader]
+            if cost.excess_over(before) is None and cost.operators < before.operators:
+                self._set_form(reader, form)
+                changed = True
+        if not changed:
+            self.reasons.setdefault(
+                name, Obstruction("use", f"the value between is needed elsewhere: {self.pinned[name]}", "let one node alone read it")
+            )
+        return changed
+
+    def _set_form(self, name: str, form: Form) -> None:
+        for root in self.forms[name]:
+            self.readers[root].discard(name)
+        for root in form:
+            self.readers.setdefault(root, set()).add(name)
+        self.forms[name] = form
+        cost = self._cost(name, form)
+        assert isinstance(cost, Cost)
+        self.costs[name] = cost
+
+    def _substitute(self, reader: str, name: str) -> Form | Obstruction:
+        outer = self.forms[reader][name]
+        result: dict[str, Map] = {root: mapped for root, mapped in self.forms[reader].items() if root != name}
+        for position, (root, inner) in enumerate(self.forms[name].items()):
+            value = self.graph.values[root]
+            composed = compose_maps(outer if position == 0 else without_bias(outer), inner, value)
+            if isinstance(composed, Obstruction):
+                return composed
+            if root in result:
+                composed = sum_maps(result[root], composed, value)
+                if isinstance(composed, Obstruction):
+                    return composed
+            result[root] = composed
+        return result
+
+    def _cost(self, name: str, form: Form) -> Cost | Obstruction:
+        """What a new form costs when written."""
+        value = self.graph.values[name]
+        total = Cost(operators=len(form) - 1)
+        for root, mapped in form.items():
+            work = _multiply_adds(mapped, value, self.graph.values[root])
+            if isinstance(mapped, Scalar):
+                total += Cost(0 if mapped.is_identity else 1, work, 0 if mapped.is_identity else 1)
+                continue
+            operators = self.target.operators(mapped, len(value.shape))
+            if operators is None:
+                return Obstruction("writing", "the merged map has paddings that no single operator has", "pad alike in all branches")
+            total += Cost(operators, work, mapped.stencil.weights)
+        return total
+
+    def _folds(self) -> tuple[Fold, ...]:
+        folds = []
+        for name, form in self.forms.items():
+            node = self.graph.nodes[name]
+            assert isinstance(node, Linear)
+            if form is node.terms and not node.operators > 1:
+                continue
+            nodes = self._between(name, form)
+            before = sum((cost_as_it_stands(one, self.graph) for one in nodes), Cost())
+            after = self._cost(name, form)
+            if isinstance(after, Cost) and after.operators < before.operators and (len(form) > 1 or not all(map(_is_identity, form.values()))):
+                folds.append(Fold(name, form, nodes, before, after))
+        return tuple(folds)
+
+    def _between(self, name: str, form: Form) -> tuple[Linear, ...]:
+        """The linear nodes from the roots of a form to its value, in order."""
+        found: set[str] = set()
+        stack = [name]
+        while stack:
+            current = stack.pop()
+            node = self.graph.nodes.get(current)
+            if current in found or not isinstance(node, Linear) or (current in form and current != name):
+                continue
+            found.add(current)
+            stack.extend(node.terms)
+        return tuple(node for node in self.graph.linear() if node.output in found)
+
+    def _refusals(self, folds: tuple[Fold, ...]) -> list[Refusal]:
+        gone = {node.output for fold in folds for node in fold.nodes}
+        refusals = []
+        for name, reason in self.reasons.items():
+            node = self.graph.nodes[name]
+            absorbed = name in gone and name not in self.forms
+            if isinstance(node, Linear) and not absorbed and name in self.forms and self.readers.get(name):
+                reader = self.graph.nodes[min(self.readers[name])]
+                refusals.append(Refusal(name, f"{node.operation} → {reader.operation}", reason.law, reason.fact, reason.remedy))
+        return refusals
+
+
+def _is_identity(mapped: Map) -> bool:
+    return isinstance(mapped, Scalar) and mapped.is_identity
+
+
+def _multiply_adds(mapped: Map, output: Value, root: Value) -> int:
+    if isinstance(mapped, Scalar):
+        return 0 if mapped.is_identity else math.prod(output.example)
+    upsampled = any(window.upsample > 1 for window in mapped.stencil.windows)
+    if upsampled:
+        stencil = mapped.stencil
+        return math.prod(root.example) * stencil.out_channels // stencil.groups * math.prod(stencil.taps)
+    return math.prod(output.example) * mapped.stencil.fan_in
+
+
+def _symbols(mapped: Map) -> list[str]:
+    if isinstance(mapped, Scalar):
+        return []
+    symbol = getattr(mapped, "symbol", None)
+    if symbol is None:
+        return []
+    return [symbol, *_symbols(mapped.left), *_symbols(mapped.right)]  # type: ignore[attr-defined]

@@ -1,0 +1,204 @@
+"""Judges whether a folded network is the same function: error measures, bounds that are derived, and the certificate.
+
+No tolerance stands free. A region is compared in float64, where the only difference allowed is the one rounding of the folded weights
+(`u |K| * |x|`, componentwise) and the rounding of the float64 sums themselves. A whole network may be no further from its float64 truth
+than `FACTOR` times what the original already was, one rounding of the output's scale granted.
+
+Bounds on sums: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from refold.errors import VerificationError
+
+FACTOR = 4.0
+"""How many times the original's own distance from the truth a folded network may be away from it."""
+
+UNIT = 2.0**-53
+"""Unit roundoff of float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionEvidence:
+    """One region run both ways in float64 on the same random input.
+
+    `magnitude` is the folded region with the absolute values of its weights and input, `peak` the largest number that the original region
+    had on its way, `length` the longest sum, `rounding` the unit roundoff of the dtype that the folded weights are stored in.
+    """
+
+    name: str
+    operations: tuple[str, ...]
+    original: Any
+    folded: Any
+    magnitude: Any
+    peak: float
+    length: int
+    rounding: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegionProof:
+    """What a region's comparison gave: the largest residual, the bound at that place, and their ratio over all places."""
+
+    name: str
+    operations: tuple[str, ...]
+    residual: float
+    bound: float
+    ratio: float
+    scale: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the residual is within the bound everywhere; NaN is not."""
+        return self.ratio <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEvidence:
+    """One output of the whole network: of the original and of the folded one as they ship, and of the original in float64 if it runs there."""
+
+    name: str
+    original: Any
+    folded: Any
+    truth: Any | None
+    rounding: float
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """What an output's comparison gave.
+
+    `difference` is the largest between folded and original, `scale` the largest number of the output; `original_error` and
+    `folded_error` are the distances from the float64 truth, None where the original does not run in float64. `agreement` is the share of
+    positions with the same largest class where the output looks like class scores, or of equal numbers where it holds integers.
+    """
+
+    name: str
+    difference: float
+    scale: float
+    original_error: float | None
+    folded_error: float | None
+    bound: float
+    agreement: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The proof of one fold: every region, every output, the seed of the random inputs and the versions that ran it."""
+
+    regions: tuple[RegionProof, ...] = ()
+    outputs: tuple[OutputCheck, ...] = ()
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison is within its bound."""
+        return all(region.passed for region in self.regions) and all(output.passed for output in self.outputs)
+
+    @property
+    def largest_difference(self) -> float:
+        """The largest difference of any output, relative to the output's scale."""
+        return max((output.difference / output.scale if output.scale else output.difference for output in self.outputs), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {"passed": self.passed, "largest_difference": self.largest_difference, **asdict(self)}
+
+    def __str__(self) -> str:
+        worst = max((region.ratio for region in self.regions), default=0.0)
+        lines = [f"{len(self.regions)} regions compared in float64, the worst at {worst:.2g} of its bound"] if self.regions else []
+        for output in self.outputs:
+            relative = output.difference / output.scale if output.scale else output.difference
+            truth = "" if output.folded_error is None else f"; from the float64 truth {output.folded_error:.2g}, the original {output.original_error:.2g}"
+            agreement = "" if output.agreement is None else f"; agreement {output.agreement:.2%}"
+            lines.append(f"output {output.name}: largest difference {relative:.2g} of its scale{truth}{agreement}")
+        return "\n".join([*lines, "same function" if self.passed else "NOT the same function"])
+
+
+def judge_region(evidence: RegionEvidence) -> RegionProof:
+    """Compare one region with its bound.
+
+    >>> import numpy as np
+    >>> y = np.array([1.0, 2.0])
+    >>> judge_region(RegionEvidence("r", ("conv2d",), y, y + 1e-3, abs(y), 2.0, 1, 2.0**-24)).passed
+    False
+    """
+    xp = array_namespace(evidence.original)
+    if tuple(evidence.original.shape) != tuple(evidence.folded.shape):
+        return RegionProof(evidence.name, evidence.operations, math.inf, 0.0, math.inf, 0.0)
+    # ±(1 + UNIT-sized) terms: the float64 sums of both sides, each no longer than `length`, over numbers no larger than `peak`.
+    sums = 8 * evidence.length * UNIT
+    bound = evidence.rounding * (1 + 2.0**-10) * evidence.magnitude + sums * (evidence.magnitude + evidence.peak)
+    residual = xp.abs(evidence.original - evidence.folded)
+    tiny = xp.asarray(2.0**-1022, dtype=bound.dtype)
+    ratio = float(xp.max(residual / xp.where(bound > 0, bound, tiny))) if math.prod(residual.shape) else 0.0
+    largest = float(xp.max(residual)) if math.prod(residual.shape) else 0.0
+    scale = float(xp.max(xp.abs(evidence.original))) if math.prod(residual.shape) else 0.0
+    limit = float(xp.max(bound)) if math.prod(residual.shape) else 0.0
+    return RegionProof(evidence.name, evidence.operations, largest, limit, math.inf if math.isnan(ratio) else ratio, scale)
+
+
+def judge_output(evidence: OutputEvidence) -> OutputCheck:
+    """Compare one output of the whole network with its bound."""
+    original, folded = evidence.original, evidence.folded
+    xp = array_namespace(original)
+    if tuple(original.shape) != tuple(folded.shape):
+        return OutputCheck(evidence.name, math.inf, 0.0, None, None, 0.0, None, False)
+    if math.prod(original.shape) == 0:
+        return OutputCheck(evidence.name, 0.0, 0.0, None, None, 0.0, None, True)
+    if not xp.isdtype(original.dtype, "real floating"):
+        equal = float(xp.mean(xp.astype(original == folded, xp.float64)))
+        return OutputCheck(evidence.name, 0.0 if equal == 1.0 else 1.0, 1.0, None, None, 1.0, equal, True)
+    wide = [xp.astype(array, xp.float64) for array in (original, folded)]
+    same_infinities = bool(xp.all(xp.isfinite(wide[0]) == xp.isfinite(wide[1])))
+    finite = xp.isfinite(wide[0]) & xp.isfinite(wide[1])
+    zero = xp.zeros_like(wide[0])
+    first, second = (xp.where(finite, array, zero) for array in wide)
+    scale = float(xp.max(xp.abs(first)))
+    difference = float(xp.max(xp.abs(first - second)))
+    agreement = None
+    if original.ndim == 2 and 2 <= original.shape[1] <= 100_000:
+        agreement = float(xp.mean(xp.astype(xp.argmax(first, axis=1) == xp.argmax(second, axis=1), xp.float64)))
+    if evidence.truth is None:
+        bound = FACTOR * evidence.rounding * scale * max(1, evidence.depth)
+        return OutputCheck(evidence.name, difference, scale, None, None, bound, agreement, same_infinities and difference <= bound)
+    truth = xp.where(finite, evidence.truth, zero)
+    errors = [float(xp.max(xp.abs(array - truth))) for array in (first, second)]
+    bound = FACTOR * (errors[0] + evidence.rounding * scale)
+    return OutputCheck(evidence.name, difference, scale, errors[0], errors[1], bound, agreement, same_infinities and errors[1] <= bound)
+
+
+def certify(
+    regions: Iterable[RegionEvidence], outputs: Iterable[OutputEvidence], *, seed: int = 0, versions: Mapping[str, str] | None = None
+) -> Certificate:
+    """Judge all evidence. The certificate says whether it passed; `demand` raises where it did not."""
+    return Certificate(
+        tuple(judge_region(one) for one in regions), tuple(judge_output(one) for one in outputs), seed, dict(versions or {})
+    )
+
+
+def demand(certificate: Certificate) -> None:
+    """Raise `VerificationError` that names the first comparison that failed."""
+    for region in certificate.regions:
+        if not region.passed:
+            raise VerificationError(
+                f"folding {region.name} ({', '.join(region.operations)}) changed its function: the float64 residual is {region.residual:.3g}, "
+                f"{region.ratio:.3g} times its bound; nothing has been written, please report this model"
+            )
+    for output in certificate.outputs:
+        if not output.passed:
+            distance = output.difference if output.folded_error is None else output.folded_error
+            raise VerificationError(
+                f"output {output.name} of the folded model is {distance:.3g} away where at most {output.bound:.3g} is allowed "
+                f"(scale {output.scale:.3g}); nothing has been written, please report this model"
+            )
