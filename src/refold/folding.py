@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,37 +78,49 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """A folded network and what there is to say of it."""
+    """A folded network and what there is to say of it. `files` are those that the original lies in, if it does."""
 
     report: Report
     deployed: Deployed
+    files: tuple[Path, ...] = ()
 
     @property
     def model(self) -> Any:
         """The folded network: a `torch.nn.Module`, or an `onnx_ir.Model`."""
         return self.deployed.model
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, in_place: bool = False) -> Path:
         """Write the folded network, atomically; the ending says how: `.pt2`, `.onnx` or `.safetensors` (weights alone).
+
+        An ONNX model whose weights lie beside it is written with its weights beside it, in `<name>.data`. The original's own files are
+        replaced only where `in_place` says so.
 
         Raises `FoldError` where the ending is another or the file cannot be written.
         """
         place = Path(path)
-        with replacing(place) as draft:
+        with replacing(place, protected=() if in_place else self.files) as draft:
             self.deployed.save(draft, place.suffix.lower().removeprefix("."))
         return place
 
 
-def fold(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | None = None, verify: bool = True) -> FoldResult:
+def fold(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> FoldResult:
     """Fold every linear stretch of a network into the fewest convolutions that compute the same function, and prove that they do.
 
-    `model` is a `torch.nn.Module` or a `torch.export.ExportedProgram`; `example_inputs` a tuple of what its forward takes (one tensor may
+    `model` is a `torch.nn.Module`, a `torch.export.ExportedProgram`, or an ONNX model: a path, an `onnx.ModelProto` or an
+    `onnx_ir.Model`. An ONNX model needs no `example_inputs`; arrays by name or a `.npz` may be given. Else they are a tuple of what its forward takes (one tensor may
     stand alone; a dict holds keyword arguments; `kwargs` adds more). The eval function is folded whatever mode the model is in, and the
     model is left as it was. The inputs say what the model takes, not what it is limited to: the batch stays free, and spatial sizes where
     the model allows.
 
     With `verify`, each region is compared in float64 with the original's operators, and the whole network on the example inputs; see
-    `refold.verification`.
+    `refold.verification`. `progress` is called with the name of each stage as it begins.
 
     Raises `FoldError` where the model does not run on the inputs, cannot be traced or holds NaN, and `VerificationError` where the result
     is not the same function.
@@ -118,12 +131,16 @@ def fold(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | 
     >>> result.report.before.batch_norms, result.report.after.batch_norms
     (1, 0)
     """
-    network = _read(model, example_inputs, kwargs)
+    progress("tracing")
+    network, files = _read(model, example_inputs, kwargs)
+    progress("planning")
     plan = make_plan(network.graph, network.target)
+    progress("folding")
     deployed = network.write(plan)
     certificate = None
     if verify:
-        certificate = certify(deployed.region_evidence(SEED), deployed.output_evidence(), seed=SEED, versions=_versions())
+        regions = _announced(deployed.region_evidence(SEED), len(deployed.folds), progress)
+        certificate = certify(regions, deployed.output_evidence(), seed=SEED, versions=_versions())
         demand(certificate)
     report = Report(
         tuple(_record(one, deployed) for one in deployed.folds),
@@ -133,7 +150,7 @@ def fold(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | 
         certificate,
         network.notes,
     )
-    return FoldResult(report, deployed)
+    return FoldResult(report, deployed, files)
 
 
 def check(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | None = None) -> tuple[str, ...]:
@@ -143,7 +160,7 @@ def check(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] |
     >>> check(torch.nn.Conv2d(3, 8, 3), (torch.randn(1, 3, 8, 8),))
     ()
     """
-    network = _read(model, example_inputs, kwargs)
+    network, _ = _read(model, example_inputs, kwargs)
     plan = make_plan(network.graph, network.target)
     return tuple(f"{one.value} ← {' + '.join(node.operation for node in one.nodes)}" for one in plan.folds)
 
@@ -158,22 +175,43 @@ def verify(original: Any, folded: Any, example_inputs: Any = None, *, kwargs: Ma
     >>> verify(layer, torch.nn.Linear(4, 4), (torch.randn(2, 4),)).passed
     False
     """
-    _need_torch(original)
-    from refold.dialects.aten import compare
+    if _is_onnx(original):
+        from refold.dialects import onnx
 
-    return certify((), compare(original, folded, example_inputs, kwargs), versions=_versions())
+        evidence = onnx.compare(original, folded, example_inputs, kwargs)
+    else:
+        from refold.dialects import aten
+
+        evidence = aten.compare(original, folded, example_inputs, kwargs)
+    return certify((), evidence, versions=_versions())
 
 
-def _read(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Network:
-    _need_torch(model)
+def _announced(regions: Iterator[RegionEvidence], total: int, progress: Callable[[str], None]) -> Iterator[RegionEvidence]:
+    for number in range(1, total + 1):
+        progress(f"proving region {number} of {total}")
+        yield from islice(regions, 1)
+    progress("comparing outputs")
+
+
+def _read(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[Network, tuple[Path, ...]]:
+    """The network as its dialect reads it, and the files that it lies in."""
+    if _is_onnx(model):
+        from refold.dialects.onnx import OnnxModel
+
+        network = OnnxModel(model, example_inputs, kwargs)
+        return network, network.files
     from refold.dialects.aten import AtenModel
 
-    return AtenModel(model, example_inputs, kwargs)
+    return AtenModel(model, example_inputs, kwargs), ()
 
 
-def _need_torch(model: Any) -> None:
+def _is_onnx(model: Any) -> bool:
+    """Whether the ONNX dialect reads a model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; the packages are not loaded to know."""
     if isinstance(model, (str, os.PathLike)):
-        raise FoldError(f"{os.fspath(model)} is a path; load the model first and pass it with example inputs, or use the command line")
+        if Path(model).suffix.lower() in (".pt2", ".pt", ".pth", ".safetensors"):
+            raise FoldError(f"{os.fspath(model)} is a path; load the model first and pass it with example inputs, or use the command line")
+        return True
+    return type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir")
 
 
 def _record(one: Fold, deployed: Deployed) -> FoldRecord:

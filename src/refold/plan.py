@@ -9,6 +9,7 @@ is repeated until no value can go. Values are tried from the outputs back, so th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -17,6 +18,9 @@ from refold.algebra import Formula, Obstruction
 from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, sum_maps, without_bias
 
 Form: TypeAlias = "Mapping[str, Map]"
+
+DEPTH = 4
+"""How many values are tried together where the first alone is too dear."""
 
 
 class Target(Protocol):
@@ -101,6 +105,7 @@ class _Planner:
     readers: dict[str, set[str]] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, Obstruction] = field(default_factory=dict)
+    versions: Counter[str] = field(default_factory=Counter)
     tried: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def plan(self) -> Plan:
@@ -125,7 +130,9 @@ class _Planner:
         changed = False
         for name in reversed([name for name in self.graph.nodes if name in self.forms]):
             readers = self.readers.get(name, set())
-            state = (id(self.forms[name]), *(id(self.forms[reader]) for reader in sorted(readers)))
+            if name not in self.forms:
+                continue
+            state = (self.versions[name], *(self.versions[reader] for reader in sorted(readers)))
             if not readers or self.tried.get(name) == state:
                 continue
             self.tried[name] = state
@@ -133,40 +140,69 @@ class _Planner:
         return changed
 
     def _eliminate(self, name: str) -> bool:
-        """Put the form of a value in the place of its name everywhere, if that is exact and no dearer."""
-        new: dict[str, Form] = {}
-        for reader in self.readers[name]:
-            form = self._substitute(reader, name)
-            if isinstance(form, Obstruction):
-                self.reasons[name] = form
-                return False
-            new[reader] = form
-        before = sum((self.costs[reader] for reader in new), self.costs[name])
+        """Put the form of a value in the place of its name everywhere, if that is exact and no dearer.
+
+        Where it is dearer, what the value reads is tried along with it, a few values deep: a padding filled with a bias is dear alone
+        and costs nothing once the convolution in front of it is gone too.
+        """
+        forms = {reader: self.forms[reader] for reader in self.readers[name]}
+        before = sum((self.costs[reader] for reader in forms), Cost())
+        gone: list[str] = []
+        current: str | None = name
+        while current is not None:
+            before += self.costs[current]
+            for reader, form in forms.items():
+                if current in form:
+                    changed = self._substitute(form, current)
+                    if isinstance(changed, Obstruction):
+                        if not gone:
+                            self.reasons[name] = changed
+                        return False
+                    forms[reader] = changed
+            gone.append(current)
+            reason = self._dearer(forms, before)
+            if reason is None:
+                self._accept(forms, gone)
+                return True
+            if len(gone) == 1:
+                self.reasons[name] = reason
+            current = self._next_below(gone, forms) if len(gone) < DEPTH else None
+        return False
+
+    def _dearer(self, forms: Mapping[str, Form], before: Cost) -> Obstruction | None:
         after = Cost()
-        for reader, form in new.items():
+        for reader, form in forms.items():
             cost = self._cost(reader, form)
             if isinstance(cost, Obstruction):
-                self.reasons[name] = cost
-                return False
+                return cost
             after += cost
         dearer = after.excess_over(before)
-        if dearer is not None:
-            shared = f" since {len(new)} nodes read it" if len(new) > 1 else ""
-            self.reasons[name] = Obstruction("cost", f"merged it would take {dearer}{shared}", "leave it: apart it is cheaper")
-            return False
-        for reader, form in new.items():
+        if dearer is None:
+            return None
+        shared = f" since {len(forms)} nodes read it" if len(forms) > 1 else ""
+        return Obstruction("cost", f"merged it would take {dearer}{shared}", "leave it: apart it is cheaper")
+
+    def _next_below(self, gone: list[str], forms: Mapping[str, Form]) -> str | None:
+        """A value that the last one reads and that nothing else needs."""
+        for root in self.forms[gone[-1]]:
+            if root in self.forms and root not in self.pinned and self.readers[root] <= {*forms, *gone}:
+                return root
+        return None
+
+    def _accept(self, forms: Mapping[str, Form], gone: list[str]) -> None:
+        for reader, form in forms.items():
             self._set_form(reader, form)
-        for root in self.forms.pop(name):
-            self.readers[root].discard(name)
-        del self.readers[name]
-        self.reasons.pop(name, None)
-        return True
+        for name in gone:
+            for root in self.forms.pop(name):
+                self.readers[root].discard(name)
+            self.readers.pop(name, None)
+            self.reasons.pop(name, None)
 
     def _bypass(self, name: str) -> bool:
         """Let the readers of a value that must stay read what it reads, one by one, where that saves an operator."""
         changed = False
         for reader in sorted(self.readers[name]):
-            form = self._substitute(reader, name)
+            form = self._substitute(self.forms[reader], name)
             if isinstance(form, Obstruction):
                 self.reasons.setdefault(name, form)
                 continue
@@ -189,13 +225,14 @@ class _Planner:
         for root in form:
             self.readers.setdefault(root, set()).add(name)
         self.forms[name] = form
+        self.versions[name] += 1
         cost = self._cost(name, form)
         assert isinstance(cost, Cost)
         self.costs[name] = cost
 
-    def _substitute(self, reader: str, name: str) -> Form | Obstruction:
-        outer = self.forms[reader][name]
-        result: dict[str, Map] = {root: mapped for root, mapped in self.forms[reader].items() if root != name}
+    def _substitute(self, form: Form, name: str) -> Form | Obstruction:
+        outer = form[name]
+        result: dict[str, Map] = {root: mapped for root, mapped in form.items() if root != name}
         for position, (root, inner) in enumerate(self.forms[name].items()):
             value = self.graph.values[root]
             composed = compose_maps(outer if position == 0 else without_bias(outer), inner, value)
@@ -215,7 +252,8 @@ class _Planner:
         for root, mapped in form.items():
             work = _multiply_adds(mapped, value, self.graph.values[root])
             if isinstance(mapped, Scalar):
-                total += Cost(0 if mapped.is_identity else 1, work, 0 if mapped.is_identity else 1)
+                parts = int(mapped.scale != 1.0) + int(mapped.shift != 0.0)
+                total += Cost(parts, work, parts)
                 continue
             operators = self.target.operators(mapped, len(value.shape))
             if operators is None:

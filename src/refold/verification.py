@@ -62,14 +62,17 @@ class RegionProof:
 
 @dataclass(frozen=True, slots=True)
 class OutputEvidence:
-    """One output of the whole network: of the original and of the folded one as they ship, and of the original in float64 if it runs there."""
+    """One output of the whole network: of the original and of the folded one as they ship, and of the original in float64 if it runs there.
+
+    `length` is how many numbers are summed one after another from the input to the output.
+    """
 
     name: str
     original: Any
     folded: Any
     truth: Any | None
     rounding: float
-    depth: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +172,9 @@ def judge_output(evidence: OutputEvidence) -> OutputCheck:
     agreement = None
     if original.ndim == 2 and 2 <= original.shape[1] <= 100_000:
         agreement = float(xp.mean(xp.astype(xp.argmax(first, axis=1) == xp.argmax(second, axis=1), xp.float64)))
-    if evidence.truth is None:
-        bound = FACTOR * evidence.rounding * scale * max(1, evidence.depth)
+    if evidence.truth is None or evidence.rounding <= UNIT:
+        # No finer truth to be had: both sides round on their way, by sqrt(length) units of the scale (Higham and Mary 2019, theorem 2.8).
+        bound = FACTOR * evidence.rounding * scale * math.sqrt(max(1, evidence.length))
         return OutputCheck(evidence.name, difference, scale, None, None, bound, agreement, same_infinities and difference <= bound)
     truth = xp.where(finite, evidence.truth, zero)
     errors = [float(xp.max(xp.abs(array - truth))) for array in (first, second)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from refold.errors import AlgebraError
 from refold.geometry import Window
@@ -114,6 +114,8 @@ class AffineConv:
             raise AlgebraError(f"`groups` (={self.groups}) must divide the output channels (={shape[0]})")
         if self.fill is not None and tuple(self.fill.shape) != (self.in_channels,):
             raise AlgebraError(f"fill of shape {tuple(self.fill.shape)} must have one number for each of the {self.in_channels} input channels")
+        if self.mode not in get_args(Mode):
+            raise AlgebraError(f"`mode` (={self.mode!r}) must be one of {', '.join(map(repr, get_args(Mode)))}")
         if self.fill is not None and self.mode != "constant":
             raise AlgebraError(f"a fill goes with mode 'constant', not {self.mode!r}")
 

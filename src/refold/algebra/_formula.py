@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, TypeAlias
 
@@ -19,8 +19,8 @@ from refold.algebra import _kernels
 from refold.algebra._affine import AffineConv, Array, Mode, Obstruction, Sizes, Stencil
 from refold.geometry import Window
 
-BLOCK = 1 << 20
-"""Numbers of a kernel that are worked out at a time: 8 MiB, about the size of a cache."""
+BLOCK = 1 << 18
+"""Numbers of a kernel that are worked out at a time: 2 MiB, about the size of a cache."""
 
 Memo: TypeAlias = "dict[int, AffineConv]"
 
@@ -47,6 +47,11 @@ class Formula(ABC):
     @abstractmethod
     def block(self, rows: range | None, memo: Memo) -> AffineConv:
         """The value in float64: whole, or for some output channels with the groups spread out to one."""
+
+    @property
+    @abstractmethod
+    def peak(self) -> float:
+        """No number of the kernel is larger in absolute value. A bound, NaN or infinite where a leaf is not finite."""
 
     @abstractmethod
     def linear_part(self) -> Formula:
@@ -82,8 +87,8 @@ class Formula(ABC):
                 kernel = xp.empty((stencil.out_channels, stencil.in_channels, *stencil.taps), dtype=dtype, device=device)
                 bias = xp.empty((stencil.out_channels,), dtype=dtype, device=device)
             stop = start + part.out_channels
-            kernel[start:stop, ...] = xp.astype(part.kernel, dtype)
-            bias[start:stop] = xp.astype(part.bias, dtype)
+            kernel[start:stop, ...] = part.kernel
+            bias[start:stop] = part.bias
         return AffineConv(kernel, bias, stencil.windows, 1, stencil.mode, self.fill)
 
 
@@ -107,6 +112,12 @@ class Leaf(Formula):
     @property
     def key(self) -> Hashable:
         return id(self.value) if self.origin is None else (self.origin, self.stencil)
+
+    @cached_property
+    def peak(self) -> float:  # type: ignore[override]
+        kernel = self.value.kernel
+        xp = array_namespace(kernel)
+        return max(float(xp.max(kernel)), -float(xp.min(kernel)))
 
     def leaves(self) -> Iterator[Leaf]:
         yield self
@@ -146,7 +157,8 @@ class _Pair(Formula):
 
     @cached_property
     def key(self) -> Hashable:  # type: ignore[override]
-        return (self.symbol, self.left.key, self.right.key)
+        fill = None if self.fill is None else tuple(self.fill.tolist())
+        return (self.symbol, self.left.key, self.right.key, self.stencil, fill)
 
     def linear_part(self) -> Formula:
         return type(self)(self.left.linear_part(), self.right.linear_part(), self.stencil, None)
@@ -162,20 +174,32 @@ class Sum(_Pair):
 
     symbol = "+"
 
+    @property
+    def peak(self) -> float:
+        return self.left.peak + self.right.peak
+
     def _level(self, constant: Array | None) -> Array:
         return self.left.level(constant) + self.right.level(constant)
 
     def block(self, rows: range | None, memo: Memo) -> AffineConv:
-        parts = (self.left.block(rows, memo), self.right.block(rows, memo))
+        parts = [self.left.block(rows, memo), self.right.block(rows, memo)]
         groups = 1 if rows is not None else self.stencil.groups
         windows = self.stencil.windows
-        out = parts[0].out_channels
+        bias = parts[0].bias + parts[1].bias
         kernels = [_kernels.regroup(part.kernel, part.groups, groups) for part in parts]
-        total = _kernels.empty_kernel(parts[0].kernel, (out, self.stencil.in_channels // groups, *self.stencil.taps))
-        for part, kernel in zip(parts, kernels, strict=True):
-            positions = tuple(own.taps_within(outer) for own, outer in zip(part.windows, windows, strict=True))
-            _kernels.place(total, kernel, positions)
-        return AffineConv(total, parts[0].bias + parts[1].bias, windows, groups, self.stencil.mode, self.fill)
+        full = [part.windows == windows for part in parts]
+        if any(full):
+            # A block is an array of its own, so the other is added into it.
+            base = full.index(True)
+            total = kernels[base]
+            places = [1 - base]
+        else:
+            total = _kernels.empty_kernel(kernels[0], (parts[0].out_channels, self.stencil.in_channels // groups, *self.stencil.taps))
+            places = [0, 1]
+        for i in places:
+            positions = tuple(own.taps_within(outer) for own, outer in zip(parts[i].windows, windows, strict=True))
+            _kernels.place(total, kernels[i], positions)
+        return AffineConv(total, bias, windows, groups, self.stencil.mode, self.fill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +208,10 @@ class Chain(_Pair):
 
     symbol = "@"
 
+    @property
+    def peak(self) -> float:
+        return self.left.peak * self.right.peak * self.left.stencil.fan_in
+
     def _level(self, constant: Array | None) -> Array:
         between = self.right.level(constant)
         return self.left.level(None if _is_zero(between) else between)
@@ -191,7 +219,7 @@ class Chain(_Pair):
     def block(self, rows: range | None, memo: Memo) -> AffineConv:
         second, first, stencil = self.left, self.right, self.stencil
         if second.stencil.moves_channels_alone:
-            outer, inner = second.block(None, memo), first.block(rows, memo)
+            outer, inner = _whole(second, memo), first.block(rows, memo)
             chosen = slice(None) if rows is None else slice(rows.start, rows.stop)
             scale = outer.kernel.reshape(-1)[chosen]
             kernel = _kernels.scale_outputs(inner.kernel, scale)
@@ -199,7 +227,7 @@ class Chain(_Pair):
             return AffineConv(kernel, bias, stencil.windows, inner.groups, stencil.mode, self.fill)
         outer = second.block(rows, memo)
         between = first.level(None)
-        bias = outer.bias if _is_zero(between) else outer.bias + _kernels.response(outer.kernel, outer.groups, between)
+        bias = outer.bias + _kernels.response(outer.kernel, outer.groups, between)  # also of zeros: gradients pass to them
         if first.stencil.moves_channels_alone:
             scale = _whole(first, memo).kernel.reshape(-1)
             kernel, groups = _kernels.scale_inputs(outer.kernel, outer.groups, scale), outer.groups
@@ -261,8 +289,7 @@ def add(left: Formula, right: Formula, sizes: Sizes) -> Formula | Obstruction:
     if all(outside):
         if a.mode != b.mode:
             return Obstruction(law, f"one map continues its input by {a.mode}, the other by {b.mode}", "use one padding mode for both")
-        rounding = max(left.rounding, right.rounding)
-        if not _same_level(left.fill, right.fill, rounding):
+        if not _same_level(left.fill, right.fill):
             return Obstruction(law, "the two maps pad their input with different constants", "pad both with the same value")
     windows = tuple(one.union(other, n) for one, other, n in zip(a.windows, b.windows, sizes, strict=True))
     stencil = Stencil(a.in_channels, a.out_channels, math.gcd(a.groups, b.groups), windows, mode if any(outside) else "constant")
@@ -296,7 +323,10 @@ def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruct
             return continued
         mode, fill = continued
     windows = tuple(window_a.then(window_b) for window_a, window_b in zip(a.windows, b.windows, strict=True))
-    return Chain(second, first, Stencil(a.in_channels, b.out_channels, math.gcd(a.groups, b.groups), windows, mode), fill)
+    stencil = Stencil(a.in_channels, b.out_channels, math.gcd(a.groups, b.groups), windows, mode)
+    if not stencil.reads_outside(sizes):
+        stencil, fill = replace(stencil, mode="constant"), None
+    return Chain(second, first, stencil, fill)
 
 
 def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Sizes) -> tuple[Mode, Array | None] | Obstruction:
@@ -305,13 +335,17 @@ def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Siz
     b, a = second.stencil, first.stencil
     pads = ", ".join(f"({window.before}, {window.after})" for window in b.windows)
     if b.mode != "constant":
-        if a.is_pointwise:
-            return b.mode, None
-        return Obstruction(
-            law,
-            f"the second map pads by {pads} with {b.mode} values of a map that is not pointwise (taps {a.taps})",
-            "pad once, in front of both",
-        )
+        for axis, (outer, inner) in enumerate(zip(b.windows, a.windows, strict=True)):
+            outside = outer.reads_before() or outer.reads_after(middle[axis])
+            if inner.upsample > 1 or (outside and not inner.is_point):
+                return Obstruction(
+                    law,
+                    f"the second map pads by {pads} with {b.mode} values of a map that is not pointwise on axis {axis} (taps {a.taps})",
+                    "pad once, in front of both",
+                )
+        if a.reads_outside(sizes) and a.mode != b.mode:
+            return Obstruction(law, f"the first map continues its input by {a.mode}, the second by {b.mode}", "use one padding mode for both")
+        return b.mode, None
     for axis, (window, n) in enumerate(zip(a.windows, sizes, strict=True)):
         inside_before = b.windows[axis].reads_before() and window.before < window.span - window.stride
         inside_after = b.windows[axis].reads_after(middle[axis]) and window.after < window.span - 1
@@ -323,18 +357,17 @@ def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Siz
                 f"the second map pads by {pads} where the first, of taps {a.taps}, still reads its input on axis {axis}",
                 "move the padding in front of the first map",
             )
-    rounding = max(first.rounding, second.rounding)
     wanted = second.fill
     if a.reads_outside(sizes):
         if a.mode != "constant":
             return Obstruction(law, f"the first map continues its input by {a.mode}, the second by a constant", "pad once, in front of both")
-        if _same_level(first.level(first.fill), wanted, rounding):
+        if _same_level(first.level(first.fill), wanted):
             return "constant", first.fill
     else:
         bias = first.level(None)
-        if _same_level(bias, wanted, rounding):
+        if _same_level(bias, wanted):
             return "constant", None
-        if a.is_diagonal:
+        if a.moves_channels_alone:
             solved = _solve_diagonal(first, bias, wanted)
             if solved is not None:
                 return "constant", solved
@@ -346,13 +379,13 @@ def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Siz
 
 
 def _solve_diagonal(first: Formula, bias: Array, wanted: Array | None) -> Array | None:
-    """The constant that `first`, a scale and shift, turns into what is wanted."""
+    """The constant that `first`, which scales and shifts each channel by itself, turns into what is wanted."""
     xp = array_namespace(bias)
     scale = first.block(None, {}).kernel.reshape(-1)
-    if bool(xp.any(scale == 0)):
-        return None
-    solved = (-bias if wanted is None else wanted - bias) / scale
-    return solved if bool(xp.all(xp.isfinite(solved))) else None
+    missing = -bias if wanted is None else wanted - bias
+    idle = (scale == 0) & (missing == 0)
+    solved = xp.where(idle, missing, missing / xp.where(scale == 0, xp.ones_like(scale), scale))
+    return solved if bool(xp.all((scale != 0) | idle)) and bool(xp.all(xp.isfinite(solved))) else None
 
 
 def _is_zero(level: Array) -> bool:
@@ -360,11 +393,11 @@ def _is_zero(level: Array) -> bool:
     return not bool(xp.any(level != 0))
 
 
-def _same_level(one: Array | None, other: Array | None, rounding: float) -> bool:
-    """Whether two constants a channel are one, but for the rounding of the dtype that they were worked out in."""
+def _same_level(one: Array | None, other: Array | None) -> bool:
+    """Whether two constants a channel are one, but for the last bits of the float64 sums that they were worked out by."""
     if one is None or other is None:
         given = other if one is None else one
         return given is None or _is_zero(given)
     xp = array_namespace(one, other)
-    scale = max(float(xp.max(xp.abs(one))), float(xp.max(xp.abs(other))))
-    return float(xp.max(xp.abs(one - other))) <= 16 * rounding * scale
+    scale = xp.max(xp.maximum(xp.abs(one), xp.abs(other)))
+    return bool(xp.max(xp.abs(one - other)) <= 2.0**-49 * scale)

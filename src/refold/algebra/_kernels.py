@@ -56,7 +56,8 @@ def empty_kernel(like: Array, shape: Sequence[int]) -> Array:
 
 def place(outer: Array, inner: Array, positions: tuple[slice, ...]) -> None:
     """Add the taps of `inner` at their positions among those of `outer`, an array made here."""
-    outer[(slice(None), slice(None), *positions)] += inner
+    view = outer[(slice(None), slice(None), *positions)]
+    view += inner
 
 
 def scale_outputs(kernel: Array, scale: Array) -> Array:

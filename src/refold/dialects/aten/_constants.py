@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
@@ -109,6 +110,11 @@ class Constants:
 def widened(value: Any) -> Any:
     """A tensor of low precision in float64, anything else as it is."""
     return value.double() if isinstance(value, torch.Tensor) and value.dtype in LOW_PRECISION else value
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite. A finite sum says so in one quick pass; only a sum that overflows needs a look at each."""
+    return math.isfinite(tensor.sum(dtype=torch.float64 if tensor.numel() < 1 << 16 else None)) or bool(torch.isfinite(tensor).all())
 
 
 def evaluate(node: torch.fx.Node, read: Any) -> Any:

@@ -22,7 +22,7 @@ from refold.dialects.aten._save import save
 from refold.dialects.aten._trace import Traced, adopt, run, trace
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
-from refold.graph import Graph, Refusal
+from refold.graph import Graph, Linear, Refusal, Scalar
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.verification import OutputEvidence, RegionEvidence
 
@@ -131,11 +131,11 @@ def _compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> It
     if len(folded) != len(original):
         raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
     truths = _truths(source)
-    depth = sum(1 for _ in source.graph.linear())
+    length = sum(_longest_sum(node) for node in source.graph.linear())
     for (path, mine), theirs, truth in zip(original, folded, truths or [None] * len(folded), strict=True):
         if isinstance(mine, torch.Tensor):
             rounding = torch.finfo(mine.dtype).eps / 2 if mine.is_floating_point() else 0.0
-            yield OutputEvidence(pytree.keystr(path) or "output", mine, theirs, truth, rounding, depth)
+            yield OutputEvidence(pytree.keystr(path) or "output", mine, theirs, truth, rounding, length)
 
 
 def _truths(source: AtenModel) -> list[Any] | None:
@@ -145,6 +145,10 @@ def _truths(source: AtenModel) -> list[Any] | None:
         return run_wide(source._traced.program, flat)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
         return None
+
+
+def _longest_sum(node: Linear) -> int:
+    return max(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in for mapped in node.terms.values())
 
 
 def _work(graph: Graph) -> Iterator[int]:

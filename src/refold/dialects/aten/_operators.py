@@ -16,7 +16,8 @@ from torch.fx import Node
 
 from refold import algebra
 from refold.algebra import AffineConv, Leaf, Obstruction
-from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._constants import Constants, is_finite
+from refold.dialects.aten._layout import ENTRIES, find_padding
 from refold.errors import FoldError
 from refold.geometry import Window
 from refold.graph import IDENTITY, Map, Scalar
@@ -26,11 +27,12 @@ Terms: TypeAlias = "dict[Node, Map]"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A linear operator: its terms, the kernel weights that it stores, and whether it costs an operator."""
+    """A linear operator: its terms, the kernel weights that it stores, whether it costs nothing, and how many operators it stands for."""
 
     terms: Terms
     weights: int = 0
     free: bool = False
+    operators: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Call:
         """A map made of constants of the graph, under their names; they must be finite."""
         names = tuple(name for tensor in tensors for name in self.constants.sources(tensor))
         for array in (value.kernel, value.bias):
-            if not bool(torch.isfinite(array).all()):
+            if not is_finite(array):
                 raise _not_finite(self, names)
         precisions = [tensor.meta["val"].dtype for tensor in tensors if isinstance(tensor, Node)]
         eps = max((torch.finfo(dtype).eps for dtype in precisions if dtype.is_floating_point), default=2.0**-52)
@@ -408,6 +410,22 @@ def _padded(call: Call, pads: Sequence[Any], mode: str, value: float | None) -> 
     windows = [Window(1, before=before, after=after) for before, after in pairs]
     padded = algebra.window(channels, windows, like, mode=mode, fill=fill)  # type: ignore[arg-type]
     return Reading({x: call.leaf(padded, (), channels, pairs, mode, level)})
+
+
+@reads(*ENTRIES)
+def _assigned(call: Call) -> Reading | Obstruction | None:
+    """y = x, set into a border of constants by assignments"""
+    found = find_padding(call.node, call.constants)
+    if found is None or not call.is_activation(found.root) or found.root is call.node:
+        return None
+    channels = found.root.meta["val"].shape[1]
+    if not isinstance(channels, int):
+        return None
+    windows = [Window(1, before=before, after=after) for before, after in found.pads]
+    fill = found.fill if bool((found.fill != 0).any()) else None
+    value = algebra.window(channels, windows, _somewhere(call), fill=fill)
+    leaf = call.leaf(value, found.constants, call.node.name)
+    return Reading({found.root: leaf}, operators=found.operators)
 
 
 @reads("aten.slice.Tensor")

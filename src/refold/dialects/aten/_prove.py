@@ -33,7 +33,9 @@ def region_evidence(
         region = _region(nodes[fold.value], fold, constants)
         dtype = nodes[fold.value].meta["val"].dtype
         rounding = torch.finfo(dtype).eps / 2
-        for shapes in (_small_shapes(graph, fold), {root: graph.values[root].example for root in fold.form}):
+        examples = {root: graph.values[root].example for root in fold.form}
+        sized = any(_hint(node) is not None for node in region)
+        for shapes in [examples] if sized else [_small_shapes(graph, fold), examples]:
             try:
                 inputs = {
                     root: torch.randn(shape, dtype=torch.float64, generator=generator).to(nodes[root].meta["val"].device)
@@ -43,7 +45,7 @@ def region_evidence(
                 folded = _run_folded(written, fold, inputs, lambda tensor: tensor)
                 magnitude = _run_folded(written, fold, inputs, torch.abs)
             except (RuntimeError, ValueError):
-                if shapes == {root: graph.values[root].example for root in fold.form}:
+                if shapes == examples:
                     raise
                 continue
             if original.shape == folded.shape:
@@ -101,14 +103,25 @@ def _region(end: fx.Node, fold: Fold, constants: Constants) -> list[fx.Node]:
         if node.name in found or node in constants or (node.name in fold.form and node is not end):
             continue
         found[node.name] = node
-        stack.extend(node.all_input_nodes)
+        if _hint(node) is None:
+            stack.extend(node.all_input_nodes)
     return [node for node in end.graph.nodes if node.name in found]
+
+
+def _hint(node: fx.Node) -> int | None:
+    """The number that a size of the graph was in the example, or None for anything else."""
+    value = node.meta.get("val")
+    return int(value.node.hint) if isinstance(value, torch.SymInt) else None
 
 
 def _run_original(region: Sequence[fx.Node], inputs: Mapping[str, torch.Tensor], constants: Constants) -> tuple[torch.Tensor, float]:
     values: dict[str, Any] = dict(inputs)
     peak = max(float(tensor.abs().max()) for tensor in inputs.values())
     for node in region:
+        hint = _hint(node)
+        if hint is not None:
+            values[node.name] = hint
+            continue
         values[node.name] = evaluate(node, lambda one: values[one.name] if one.name in values else widened(constants.value(one)))
         result = values[node.name]
         if isinstance(result, torch.Tensor) and result.numel():

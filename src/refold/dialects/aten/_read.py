@@ -16,14 +16,17 @@ from refold.graph import Graph, Linear, Opaque, Refusal, Scalar, Value
 
 
 def read_graph(program: ExportedProgram, constants: Constants) -> Graph:
-    """The program in neutral terms. Its node names are the value names."""
+    """The program in neutral terms. Its node names are the value names; what no output hangs on, as it was read, is left out."""
+    nodes = list(program.graph.nodes)
+    readings = {node.name: _reading(node, constants) for node in nodes if node not in constants}
+    live = _live(nodes, readings, constants)
     graph = Graph()
     inputs = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
-    for node in program.graph.nodes:
+    for node in nodes:
         if node.op == "output":
             graph.outputs = {one.name for one in node.all_input_nodes}
             continue
-        if node in constants or _is_read_through(node, constants):
+        if node.name not in live:
             continue
         value = _value(node)
         if value is not None:
@@ -32,7 +35,10 @@ def read_graph(program: ExportedProgram, constants: Constants) -> Graph:
             if node.name not in inputs:
                 graph.outputs.add(node.name)
             continue
-        graph.nodes[node.name] = _node(node, constants, graph)
+        reading = readings[node.name]
+        if isinstance(reading, Obstruction):
+            graph.refusals.append(Refusal(node.name, operation(_source(node)), reading.law, reading.fact, reading.remedy))
+        graph.nodes[node.name] = _node(node, reading, constants)
     return graph
 
 
@@ -43,16 +49,39 @@ def operation(node: torch.fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
-def _node(node: torch.fx.Node, constants: Constants, graph: Graph) -> Linear | Opaque:
-    source = node
+def _live(nodes: list[torch.fx.Node], readings: dict[str, Reading | Obstruction | None], constants: Constants) -> set[str]:
+    """What the outputs and the operators with effects hang on: for a linear node what its terms read, not what its chain was written with."""
+    live: set[str] = set()
+    stack = [node for node in nodes if node.op == "output" or (node.op == "call_function" and node.is_impure())]
+    while stack:
+        node = stack.pop()
+        if node.name not in live and node not in constants:
+            live.add(node.name)
+            reading = readings[node.name]
+            stack.extend(reading.terms if isinstance(reading, Reading) else node.all_input_nodes)
+    return live | {node.name for node in nodes if node.op == "placeholder" and node not in constants}
+
+
+def _source(node: torch.fx.Node) -> torch.fx.Node:
+    """The operator that makes a value: the node itself, or the one of several outputs whose first it is."""
     if node.target is operator.getitem and node.args[1] == 0 and isinstance(node.args[0], torch.fx.Node):
-        source = node.args[0]
-    reading = read(source, constants) if _value(node) is not None else None
-    if isinstance(reading, Obstruction):
-        graph.refusals.append(Refusal(node.name, operation(source), reading.law, reading.fact, reading.remedy))
-    if isinstance(reading, Reading) and not _agrees(node, reading):
-        reading = None
-    if reading is None or isinstance(reading, Obstruction) or not reading.terms:
+        return node.args[0]
+    return node
+
+
+def _reading(node: torch.fx.Node, constants: Constants) -> Reading | Obstruction | None:
+    """What a node makes of its inputs, or None where it is opaque."""
+    if node.op != "call_function" or _value(node) is None:
+        return None
+    reading = read(_source(node), constants)
+    if isinstance(reading, Reading) and not (reading.terms and _agrees(node, reading)):
+        return None
+    return reading
+
+
+def _node(node: torch.fx.Node, reading: Reading | Obstruction | None, constants: Constants) -> Linear | Opaque:
+    source = _source(node)
+    if not isinstance(reading, Reading):
         return Opaque(node.name, operation(node), tuple(one.name for one in node.all_input_nodes if one not in constants))
     computed = sum(constants.operators(one) for one in source.all_input_nodes)
     return Linear(
@@ -60,17 +89,9 @@ def _node(node: torch.fx.Node, constants: Constants, graph: Graph) -> Linear | O
         operation(source),
         {root.name: mapped for root, mapped in reading.terms.items()},
         weights=reading.weights,
-        operators=(0 if reading.free else 1) + computed,
+        operators=(0 if reading.free else reading.operators) + computed,
         sources=tuple(name for one in source.all_input_nodes for name in constants.sources(one)),
     )
-
-
-def _is_read_through(node: torch.fx.Node, constants: Constants) -> bool:
-    """Whether a node of several outputs is a linear map whose first output alone is used, so that the getitem stands for it."""
-    if _value(node) is not None or not node.users:
-        return False
-    firsts = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
-    return firsts and isinstance(read(node, constants), Reading)
 
 
 def _agrees(node: torch.fx.Node, reading: Reading) -> bool:

@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from refold.algebra import Formula, Leaf
+from refold.dialects.aten._constants import is_finite
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
 from refold.graph import Map, Refusal, Scalar
 from refold.plan import Fold, Plan
@@ -96,7 +97,7 @@ class _Writer:
             if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.layers:
                 continue
             value = mapped.evaluate(dtype)
-            if not (bool(torch.isfinite(value.kernel).all()) and bool(torch.isfinite(value.bias).all())):
+            if not (is_finite(value.kernel) and is_finite(value.bias)):
                 return Refusal(
                     fold.value,
                     " + ".join(dict.fromkeys(node.operation for node in fold.nodes)),

@@ -1,0 +1,269 @@
+"""Follows where each place of a tensor comes from, through slices, pads, assignments and concatenations, to find a padding in disguise.
+
+A network that overwrites the border of a padded tensor, or sets a tensor into a larger canvas, has written a padding with a fill. What it
+wrote is found by carrying the places themselves through the operators: a tensor of place numbers stands for the input, a negative label
+for each constant, and the result is a padding if the input's places lie in one block, in order, with one constant all around.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import Node
+
+from refold.dialects.aten._constants import Constants
+
+ENTRIES = ("aten.slice_scatter.default", "aten.select_scatter.default", "aten.cat.default", "aten.copy.default")
+TRIALS = (9, 13)
+"""Sizes that stand for a size that is free: a padding that comes out alike for both does not hang on the size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """A padding that was found: of what, by how much on each axis, with which number a channel, and in how many operators it was written."""
+
+    root: Node
+    pads: tuple[tuple[int, int], ...]
+    fill: torch.Tensor
+    operators: int
+    constants: tuple[Node, ...]
+
+
+def find_padding(node: Node, constants: Constants) -> Padding | None:
+    """The padding that a chain of assignments ends in, or None where it is something else."""
+    traced = node.meta.get("val")
+    if str(node.target) not in ENTRIES or not isinstance(traced, torch.Tensor) or traced.ndim < 3:
+        return None
+    found = [_Trial(constants, size, traced.ndim - 2).padding(node) for size in TRIALS]
+    first, second = found
+    if first is None or second is None or first.pads != second.pads or first.root is not second.root:
+        return None
+    return first
+
+
+class _NotALayout(Exception):
+    """The chain holds something that is neither a place nor a constant a channel."""
+
+
+@dataclass(slots=True)
+class _Trial:
+    constants: Constants
+    size: int
+    rank: int
+    root: Node | None = None
+    levels: list[torch.Tensor] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
+    fillers: dict[str, Node] = field(default_factory=dict)
+
+    def padding(self, node: Node) -> Padding | None:
+        try:
+            places = self._places(node)
+        except (_NotALayout, IndexError, ValueError):
+            return None
+        if self.root is None or not isinstance(places, np.ndarray):
+            return None
+        sizes = self._root_sizes()
+        corner = np.argwhere(places == 0)
+        if len(corner) != 1:
+            return None
+        start = tuple(int(at) for at in corner[0])
+        pads = tuple((at, whole - size - at) for at, whole, size in zip(start, places.shape, sizes, strict=True))
+        middle = tuple(slice(at, at + size) for at, size in zip(start, sizes, strict=True))
+        own = np.arange(int(np.prod(sizes))).reshape(sizes)
+        if any(after < 0 for _, after in pads) or not np.array_equal(places[middle], own):
+            return None
+        border = np.ones(places.shape, dtype=bool)
+        border[middle] = False
+        labels = np.unique(places[border])
+        if len(labels) != 1 or labels[0] >= 0:
+            return None
+        channels = self.root.meta["val"].shape[1]
+        fill = self.levels[-int(labels[0]) - 1].expand(channels)
+        return Padding(self.root, pads, fill, len(self.seen), tuple(self.fillers.values()))
+
+    def _root_sizes(self) -> tuple[int, ...]:
+        assert self.root is not None
+        return tuple(size if isinstance(size, int) else self.size for size in self.root.meta["val"].shape[2:])
+
+    def _places(self, value: Any) -> Any:
+        """A tensor's places, or a number of the graph, at the sizes of this trial."""
+        if isinstance(value, (list, tuple)):
+            return [self._places(one) for one in value]
+        if not isinstance(value, Node):
+            return value
+        if value.name not in self.seen:
+            result = self._follow(value)
+            self.seen[value.name] = result
+        return self.seen[value.name]
+
+    def _follow(self, node: Node) -> Any:
+        if node in self.constants:
+            return self._label(node)
+        follow = FOLLOW.get(str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", ""))
+        if follow is None:
+            return self._start(node)
+        if isinstance(node.target, torch._ops.OpOverload):
+            schema = node.target._schema.arguments
+            arguments = {argument.name: argument.default_value for argument in schema}
+            arguments.update(zip((argument.name for argument in schema), node.args, strict=False))
+            arguments.update(node.kwargs)
+            return follow(self, arguments)
+        return follow(self, dict(enumerate(node.args)))
+
+    def _start(self, node: Node) -> Any:
+        """The tensor that the chain starts from: there may be one only."""
+        traced = node.meta.get("val")
+        if not isinstance(traced, torch.Tensor) or traced.ndim != self.rank + 2 or self.root not in (None, node):
+            raise _NotALayout
+        self.root = node
+        sizes = self._root_sizes()
+        return np.arange(int(np.prod(sizes))).reshape(sizes)
+
+    def _label(self, node: Node) -> Any:
+        """A constant as a label that broadcasts: it must be one number, or one a channel."""
+        traced = node.meta["val"]
+        if not isinstance(traced, torch.Tensor):
+            raise _NotALayout
+        aligned = (1,) * (self.rank + 2 - traced.ndim) + tuple(traced.shape)
+        if len(aligned) != self.rank + 2 or any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
+            raise _NotALayout
+        self.fillers[node.name] = node
+        return self._level(self.constants.value(node).double().reshape(-1))
+
+    def _level(self, level: torch.Tensor) -> Any:
+        for position, known in enumerate(self.levels):
+            if torch.equal(known.expand_as(level) if known.numel() == 1 else known, level.expand_as(known) if level.numel() == 1 else level):
+                return np.full((1,) * self.rank, -position - 1)
+        self.levels.append(level)
+        return np.full((1,) * self.rank, -len(self.levels))
+
+    # Each follower takes the arguments by name.
+
+    def slice(self, arguments: dict[str, Any]) -> Any:
+        places = self._places(arguments["self"])
+        axis, cut = self._cut(arguments)
+        return places if axis is None else places[(slice(None),) * axis + (cut,)]
+
+    def slice_scatter(self, arguments: dict[str, Any]) -> Any:
+        places, source = self._places(arguments["self"]), self._places(arguments["src"])
+        axis, cut = self._cut(arguments)
+        target = (...,) if axis is None else (slice(None),) * axis + (cut,)
+        changed = places.copy()
+        changed[target] = source
+        return changed
+
+    def select(self, arguments: dict[str, Any]) -> Any:
+        places = self._places(arguments["self"])
+        axis = self._axis(arguments["dim"])
+        if axis is None:
+            raise _NotALayout
+        return np.take(places, self._places(arguments["index"]), axis=axis)
+
+    def select_scatter(self, arguments: dict[str, Any]) -> Any:
+        places, source = self._places(arguments["self"]), self._places(arguments["src"])
+        axis = self._axis(arguments["dim"])
+        if axis is None:
+            raise _NotALayout
+        changed = places.copy()
+        changed[(slice(None),) * axis + (self._places(arguments["index"]),)] = source if source.ndim < changed.ndim else source.reshape(-1)[0]
+        return changed
+
+    def cat(self, arguments: dict[str, Any]) -> Any:
+        axis = self._axis(arguments["dim"])
+        parts = self._places(arguments["tensors"])
+        if axis is None or not all(isinstance(part, np.ndarray) for part in parts):
+            raise _NotALayout
+        return np.concatenate(parts, axis=axis)
+
+    def pad(self, arguments: dict[str, Any]) -> Any:
+        pads = self._places(arguments["pad"])
+        if arguments.get("mode", "constant") != "constant" or len(pads) > 2 * self.rank or any(side < 0 for side in pads):
+            raise _NotALayout
+        places = self._places(arguments["self"])
+        pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
+        label = self._level(torch.tensor([float(arguments["value"] or 0.0)], dtype=torch.float64))
+        return np.pad(places, [(0, 0)] * (self.rank - len(pairs)) + pairs, constant_values=int(label.reshape(-1)[0]))
+
+    def copy(self, arguments: dict[str, Any]) -> Any:
+        return np.broadcast_to(self._places(arguments["src"]), self._places(arguments["self"]).shape)
+
+    def fill(self, arguments: dict[str, Any]) -> Any:
+        number = arguments["value"]
+        places = self._places(arguments["self"])
+        label = self._places(number) if isinstance(number, Node) else self._level(torch.tensor([float(number)], dtype=torch.float64))
+        return np.broadcast_to(label, places.shape)
+
+    def full(self, arguments: dict[str, Any]) -> Any:
+        sizes = self._places(arguments["size"])
+        number = arguments.get("fill_value", 0.0)
+        if len(sizes) != self.rank + 2 or isinstance(number, Node):
+            raise _NotALayout
+        return np.broadcast_to(self._level(torch.tensor([float(number)], dtype=torch.float64)), sizes[2:])
+
+    def expand(self, arguments: dict[str, Any]) -> Any:
+        places = self._places(arguments["self"])
+        if places.size == 1:  # a constant, which spreads over whatever it is set into
+            return places
+        sizes = self._places(arguments["size"])
+        wanted = sizes[max(0, len(sizes) - self.rank) :]
+        return np.broadcast_to(places, [own if size == -1 else size for own, size in zip(places.shape, wanted, strict=True)])
+
+    def same(self, arguments: dict[str, Any]) -> Any:
+        return self._places(arguments["self"])
+
+    def size_of(self, arguments: dict[str, Any]) -> Any:
+        places = self._places(arguments["self"])
+        axis = self._axis(arguments["dim"])
+        if axis is None or not isinstance(places, np.ndarray):
+            return -1
+        return places.shape[axis]
+
+    def _axis(self, dim: int) -> int | None:
+        """The spatial axis, or None for the batch and the channels."""
+        axis = dim % (self.rank + 2) - 2
+        return None if axis < 0 else axis
+
+    def _cut(self, arguments: dict[str, Any]) -> tuple[int | None, slice]:
+        start, end, step = (self._places(arguments[name]) for name in ("start", "end", "step"))
+        axis = self._axis(arguments["dim"])
+        if axis is None and (start not in (None, 0) or end not in (None, 2**63 - 1) or step != 1):
+            raise _NotALayout
+        return axis, slice(start, end, step)
+
+
+def _arithmetic(act: Callable[[Any, Any], Any]) -> Callable[[_Trial, dict[Any, Any]], Any]:
+    def follow(trial: _Trial, arguments: dict[Any, Any]) -> Any:
+        left, right = trial._places(arguments[0]), trial._places(arguments[1])
+        if not isinstance(left, int) or not isinstance(right, int):
+            raise _NotALayout
+        return act(left, right)
+
+    return follow
+
+
+FOLLOW: dict[str, Callable[[_Trial, dict[Any, Any]], Any]] = {
+    "aten.slice.Tensor": _Trial.slice,
+    "aten.slice_scatter.default": _Trial.slice_scatter,
+    "aten.select.int": _Trial.select,
+    "aten.select_scatter.default": _Trial.select_scatter,
+    "aten.cat.default": _Trial.cat,
+    "aten.pad.default": _Trial.pad,
+    "aten.constant_pad_nd.default": _Trial.pad,
+    "aten.copy.default": _Trial.copy,
+    "aten.fill.Scalar": _Trial.fill,
+    "aten.fill.Tensor": _Trial.fill,
+    "aten.full.default": _Trial.full,
+    "aten.zeros.default": _Trial.full,
+    "aten.expand.default": _Trial.expand,
+    "aten.clone.default": _Trial.same,
+    "aten.sym_size.int": _Trial.size_of,
+    "add": _arithmetic(operator.add),
+    "sub": _arithmetic(operator.sub),
+    "mul": _arithmetic(operator.mul),
+}
+
