@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from refold.errors import FoldError
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, protected: Sequence[Path] = ()) -> Iterator[Path]:
     """A name to write to in the block; afterwards the file stands at `path`, and if the block fails nothing there has changed.
 
-    Raises `FoldError` where the folder does not exist or cannot be written, or the disk fills.
+    Files that the block writes beside that name go with it, and first: who finds the file finds them. None of the `protected` files is
+    replaced.
+
+    Raises `FoldError` where the folder does not exist or cannot be written, the disk fills, or a protected file stands there.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -27,19 +31,68 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     place = Path(path)
     if place.is_dir():
         raise FoldError(f"cannot write {place}: it is a folder; name a file in it")
+    _spare(place, protected)
     try:
-        folder = tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     except OSError as error:
         raise FoldError(f"cannot write {place}: {error.strerror or error}; choose a folder that exists and can be written") from error
-    draft = Path(folder) / place.name
+    draft = folder / place.name
     try:
         yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, place)
+        companions = sorted(one for one in folder.iterdir() if one != draft)
+        for one in companions:
+            _spare(place.parent / one.name, protected)
+        for one in (*companions, draft):
+            _share(one, place.parent / one.name)
+            with one.open("rb+") as file:
+                os.fsync(file.fileno())
+        _move([*companions, draft], place.parent)
     except OSError as error:
         raise FoldError(f"cannot write {place}: {error.strerror or error}; what stood there before is untouched") from error
     finally:
-        for rest in Path(folder).iterdir():
+        for rest in folder.iterdir():
             rest.unlink()
-        Path(folder).rmdir()
+        folder.rmdir()
+
+
+def _spare(place: Path, protected: Sequence[Path]) -> None:
+    for one in protected:
+        if place.exists() and one.exists() and place.samefile(one):
+            raise FoldError(f"{place} is the original, or holds its data; write to another name, or say that it may be replaced (in place)")
+
+
+def _move(files: Sequence[Path], folder: Path) -> None:
+    """Move files into a folder in this order; where one cannot be moved, those before it are gone again and what they replaced is back.
+
+    One file alone replaces another in one step, which leaves nothing to undo.
+    """
+    added: list[Path] = []
+    replaced: list[tuple[Path, Path]] = []
+    try:
+        for file in files:
+            place = folder / file.name
+            if len(files) > 1 and place.exists():
+                aside = file.with_name(f"{file.name}.before")
+                os.replace(place, aside)
+                replaced.append((aside, place))
+            fresh = not place.exists()
+            os.replace(file, place)
+            if fresh:
+                added.append(place)
+    except BaseException:
+        for place in added:
+            place.unlink(missing_ok=True)
+        for aside, place in replaced:
+            os.replace(aside, place)
+        raise
+
+
+def _share(file: Path, place: Path) -> None:
+    """Give a draft the permissions of what it replaces, or those that any new file here has; some writers leave it private."""
+    if place.exists():
+        shutil.copymode(place, file)
+        return
+    new = file.with_name(f"{file.name}.mode")
+    new.touch()
+    shutil.copymode(new, file)
+    new.unlink()

@@ -16,7 +16,7 @@ from refold.census import Census
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
-from refold.report import FoldRecord, Report
+from refold.report import FoldRecord, Report, counted, origin
 from refold.verification import Certificate, OutputEvidence, RegionEvidence, certify, demand
 
 SEED = 20_261
@@ -114,10 +114,12 @@ def fold(
     """Fold every linear stretch of a network into the fewest convolutions that compute the same function, and prove that they do.
 
     `model` is a `torch.nn.Module`, a `torch.export.ExportedProgram`, or an ONNX model: a path, an `onnx.ModelProto` or an
-    `onnx_ir.Model`. An ONNX model needs no `example_inputs`; arrays by name or a `.npz` may be given. Else they are a tuple of what its forward takes (one tensor may
-    stand alone; a dict holds keyword arguments; `kwargs` adds more). The eval function is folded whatever mode the model is in, and the
-    model is left as it was. The inputs say what the model takes, not what it is limited to: the batch stays free, and spatial sizes where
-    the model allows.
+    `onnx_ir.Model`.
+
+    For PyTorch, `example_inputs` are a tuple of what its forward takes (one tensor may stand alone; a dict holds keyword arguments;
+    `kwargs` adds more). The eval function is folded whatever mode the model is in, and the model is left as it was. The inputs say what
+    the model takes, not what it is limited to: the batch stays free, and spatial sizes where the model allows. An ONNX model needs no
+    inputs; arrays by name or a `.npz` may be given.
 
     With `verify`, each region is compared in float64 with the original's operators, and the whole network on the example inputs; see
     `refold.verification`. `progress` is called with the name of each stage as it begins.
@@ -162,7 +164,7 @@ def check(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] |
     """
     network, _ = _read(model, example_inputs, kwargs)
     plan = make_plan(network.graph, network.target)
-    return tuple(f"{one.value} ← {' + '.join(node.operation for node in one.nodes)}" for one in plan.folds)
+    return tuple(f"{origin(one)} ← {counted(node.operation for node in one.nodes)}" for one in plan.folds)
 
 
 def verify(original: Any, folded: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | None = None) -> Certificate:
@@ -216,9 +218,7 @@ def _is_onnx(model: Any) -> bool:
 
 def _record(one: Fold, deployed: Deployed) -> FoldRecord:
     sources = dict.fromkeys(name for node in one.nodes for name in node.sources)
-    return FoldRecord(
-        deployed.name_of(one), tuple(node.operation for node in one.nodes), tuple(sources), one.laws, one.before, one.after
-    )
+    return FoldRecord(deployed.name_of(one), tuple(node.operation for node in one.nodes), tuple(sources), one.laws, one.before, one.after)
 
 
 def _versions() -> dict[str, str]:

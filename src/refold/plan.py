@@ -39,9 +39,7 @@ class Cost:
     weights: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.operators + other.operators, self.multiply_adds + other.multiply_adds, self.weights + other.weights
-        )
+        return Cost(self.operators + other.operators, self.multiply_adds + other.multiply_adds, self.weights + other.weights)
 
     def excess_over(self, other: Cost) -> str | None:
         """The first measure in which this cost is higher, in words."""
@@ -106,11 +104,14 @@ class _Planner:
     pinned: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, Obstruction] = field(default_factory=dict)
     versions: Counter[str] = field(default_factory=Counter)
-    tried: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tried: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
     def plan(self) -> Plan:
+        needed = self._needed()
         for node in self.graph.nodes.values():
             match node:
+                case Linear() if node.output not in needed:
+                    continue
                 case Linear():
                     self.forms[node.output] = node.terms
                     self.costs[node.output] = cost_as_it_stands(node, self.graph)
@@ -126,13 +127,23 @@ class _Planner:
         folds = self._folds()
         return Plan(folds, (*self.graph.refusals, *self._refusals(folds)))
 
+    def _needed(self) -> set[str]:
+        """Values that an output or an opaque node hangs on; a node that nothing needs must not stand in the way of a fold."""
+        needed = set(self.graph.outputs)
+        for node in reversed(list(self.graph.nodes.values())):
+            if isinstance(node, Opaque):
+                needed.update(node.inputs)
+            elif node.output in needed:
+                needed.update(node.terms)
+        return needed
+
     def _pass(self) -> bool:
         changed = False
         for name in reversed([name for name in self.graph.nodes if name in self.forms]):
             readers = self.readers.get(name, set())
             if name not in self.forms:
                 continue
-            state = (self.versions[name], *(self.versions[reader] for reader in sorted(readers)))
+            state = (self.versions[name], *((reader, self.versions[reader]) for reader in sorted(readers)))
             if not readers or self.tried.get(name) == state:
                 continue
             self.tried[name] = state
@@ -253,7 +264,7 @@ class _Planner:
             work = _multiply_adds(mapped, value, self.graph.values[root])
             if isinstance(mapped, Scalar):
                 parts = int(mapped.scale != 1.0) + int(mapped.shift != 0.0)
-                total += Cost(parts, work, parts)
+                total += Cost(parts, work)
                 continue
             operators = self.target.operators(mapped, len(value.shape))
             if operators is None:
@@ -271,8 +282,15 @@ class _Planner:
             nodes = self._between(name, form)
             before = sum((cost_as_it_stands(one, self.graph) for one in nodes), Cost())
             after = self._cost(name, form)
-            if isinstance(after, Cost) and after.operators < before.operators and (len(form) > 1 or not all(map(_is_identity, form.values()))):
+            assert isinstance(after, Cost)
+            if len(form) == 1 and all(map(_is_identity, form.values())):
+                continue
+            if after.operators < before.operators:
                 folds.append(Fold(name, form, nodes, before, after))
+            elif any("@" in _symbols(mapped) for mapped in form.values()):
+                self.reasons[name] = Obstruction(
+                    "cost", f"merged it would take {after.operators} operators, and apart it takes {before.operators}", "leave it as it is"
+                )
         return tuple(folds)
 
     def _between(self, name: str, form: Form) -> tuple[Linear, ...]:
@@ -289,14 +307,14 @@ class _Planner:
         return tuple(node for node in self.graph.linear() if node.output in found)
 
     def _refusals(self, folds: tuple[Fold, ...]) -> list[Refusal]:
-        gone = {node.output for fold in folds for node in fold.nodes}
+        gone = {node.output for fold in folds for node in fold.nodes if node.output not in self.forms}
         refusals = []
         for name, reason in self.reasons.items():
             node = self.graph.nodes[name]
-            absorbed = name in gone and name not in self.forms
-            if isinstance(node, Linear) and not absorbed and name in self.forms and self.readers.get(name):
-                reader = self.graph.nodes[min(self.readers[name])]
-                refusals.append(Refusal(name, f"{node.operation} → {reader.operation}", reason.law, reason.fact, reason.remedy))
+            if isinstance(node, Linear) and name in self.forms and name not in gone:
+                readers = sorted(self.graph.nodes[reader].operation for reader in self.readers.get(name, ()))
+                operation = f"{node.operation} → {readers[0]}" if readers else node.operation
+                refusals.append(Refusal(name, operation, reason.law, reason.fact, reason.remedy))
         return refusals
 
 

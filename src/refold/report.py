@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 from refold.census import Census
 from refold.graph import Refusal
-from refold.plan import Cost
+from refold.plan import Cost, Fold
 from refold.verification import Certificate
 
 ROWS = (
@@ -23,6 +25,19 @@ ROWS = (
 )
 
 
+def counted(operations: Iterable[str]) -> str:
+    """Operators with their numbers: `2 conv2d + batch_norm`."""
+    return " + ".join(f"{n} {operation}" if n > 1 else operation for operation, n in Counter(operations).items())
+
+
+def origin(fold: Fold) -> str:
+    """Where in the network a fold lies: the folder that all its parameters share, or its value where they share none."""
+    sources = {name for node in fold.nodes for name in node.sources}
+    folders = [name.rpartition(".")[0].split(".") for name in sources]
+    shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))]
+    return ".".join(shared) or fold.value
+
+
 @dataclass(frozen=True, slots=True)
 class FoldRecord:
     """One fold: the name of what it became, the operators it replaced, the laws it used, its cost before and after."""
@@ -35,9 +50,7 @@ class FoldRecord:
     after: Cost
 
     def __str__(self) -> str:
-        counted = Counter(self.operations)
-        was = " + ".join(f"{n} {operation}" if n > 1 else operation for operation, n in counted.items())
-        return f"{self.name} ← {was}"
+        return f"{self.name} ← {counted(self.operations)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,11 @@ class Report:
             before, after = getattr(self.before, name), getattr(self.after, name)
             lines.append(f"{label:16}{before:16,}{after:16,}")
         lines.append("")
-        lines.append(f"{len(self.folds)} folds" if self.folds else "nothing to fold: the network has no two linear operators that merge")
+        nothing = "nothing to fold: the network has no two linear operators that merge"
+        lines.append(f"{len(self.folds)} fold{'s' if len(self.folds) > 1 else ''}" if self.folds else nothing)
         if self.refusals:
             laws = Counter(refusal.law for refusal in self.refusals)
-            lines.append(f"{len(self.refusals)} stretches refused: " + ", ".join(f"{n} by {law}" for law, n in laws.most_common()))
+            lines.append(f"{len(self.refusals)} refused: " + ", ".join(f"{n} by {law}" for law, n in laws.most_common()))
         lines.extend(f"note: {note}" for note in self.notes)
         if self.certificate is not None:
             lines.append(str(self.certificate))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -122,7 +122,11 @@ class Certificate:
         lines = [f"{len(self.regions)} regions compared in float64, the worst at {worst:.2g} of its bound"] if self.regions else []
         for output in self.outputs:
             relative = output.difference / output.scale if output.scale else output.difference
-            truth = "" if output.folded_error is None else f"; from the float64 truth {output.folded_error:.2g}, the original {output.original_error:.2g}"
+            truth = (
+                ""
+                if output.folded_error is None
+                else f"; from the float64 truth {output.folded_error:.2g}, the original {output.original_error:.2g}"
+            )
             agreement = "" if output.agreement is None else f"; agreement {output.agreement:.2%}"
             lines.append(f"output {output.name}: largest difference {relative:.2g} of its scale{truth}{agreement}")
         return "\n".join([*lines, "same function" if self.passed else "NOT the same function"])
@@ -143,8 +147,9 @@ def judge_region(evidence: RegionEvidence) -> RegionProof:
     sums = 8 * evidence.length * UNIT
     bound = evidence.rounding * (1 + 2.0**-10) * evidence.magnitude + sums * (evidence.magnitude + evidence.peak)
     residual = xp.abs(evidence.original - evidence.folded)
-    tiny = xp.asarray(2.0**-1022, dtype=bound.dtype)
-    ratio = float(xp.max(residual / xp.where(bound > 0, bound, tiny))) if math.prod(residual.shape) else 0.0
+    nothing, one = xp.zeros_like(bound), xp.ones_like(bound)
+    ratios = xp.where(bound > 0, residual / xp.where(bound > 0, bound, one), xp.where(residual == 0, nothing, math.inf * one))
+    ratio = float(xp.max(ratios)) if math.prod(residual.shape) else 0.0
     largest = float(xp.max(residual)) if math.prod(residual.shape) else 0.0
     scale = float(xp.max(xp.abs(evidence.original))) if math.prod(residual.shape) else 0.0
     limit = float(xp.max(bound)) if math.prod(residual.shape) else 0.0
@@ -159,12 +164,14 @@ def judge_output(evidence: OutputEvidence) -> OutputCheck:
         return OutputCheck(evidence.name, math.inf, 0.0, None, None, 0.0, None, False)
     if math.prod(original.shape) == 0:
         return OutputCheck(evidence.name, 0.0, 0.0, None, None, 0.0, None, True)
+    if xp.isdtype(original.dtype, "complex floating"):
+        return judge_output(_as_pairs(evidence))
     if not xp.isdtype(original.dtype, "real floating"):
-        equal = float(xp.mean(xp.astype(original == folded, xp.float64)))
-        return OutputCheck(evidence.name, 0.0 if equal == 1.0 else 1.0, 1.0, None, None, 1.0, equal, True)
+        return _judge_integers(evidence)
     wide = [xp.astype(array, xp.float64) for array in (original, folded)]
-    same_infinities = bool(xp.all(xp.isfinite(wide[0]) == xp.isfinite(wide[1])))
     finite = xp.isfinite(wide[0]) & xp.isfinite(wide[1])
+    both_nan = xp.isnan(wide[0]) & xp.isnan(wide[1])
+    same_infinities = bool(xp.all(finite | both_nan | (wide[0] == wide[1])))
     zero = xp.zeros_like(wide[0])
     first, second = (xp.where(finite, array, zero) for array in wide)
     scale = float(xp.max(xp.abs(first)))
@@ -172,7 +179,7 @@ def judge_output(evidence: OutputEvidence) -> OutputCheck:
     agreement = None
     if original.ndim == 2 and 2 <= original.shape[1] <= 100_000:
         agreement = float(xp.mean(xp.astype(xp.argmax(first, axis=1) == xp.argmax(second, axis=1), xp.float64)))
-    if evidence.truth is None or evidence.rounding <= UNIT:
+    if evidence.truth is None or evidence.rounding <= UNIT or not bool(xp.all(xp.isfinite(evidence.truth) | ~finite)):
         # No finer truth to be had: both sides round on their way, by sqrt(length) units of the scale (Higham and Mary 2019, theorem 2.8).
         bound = FACTOR * evidence.rounding * scale * math.sqrt(max(1, evidence.length))
         return OutputCheck(evidence.name, difference, scale, None, None, bound, agreement, same_infinities and difference <= bound)
@@ -182,13 +189,44 @@ def judge_output(evidence: OutputEvidence) -> OutputCheck:
     return OutputCheck(evidence.name, difference, scale, errors[0], errors[1], bound, agreement, same_infinities and errors[1] <= bound)
 
 
+def _judge_integers(evidence: OutputEvidence) -> OutputCheck:
+    """Compare numbers that are equal or not: labels, masks, indices.
+
+    They hang on comparisons that rounding tips over where two numbers all but tie, so the folded network may be wrong in `FACTOR` times
+    as many places as the original is, one place among several granted.
+    """
+    original, folded, truth = evidence.original, evidence.folded, evidence.truth
+    xp = array_namespace(original)
+    places = math.prod(original.shape)
+
+    def differing(one: Any, other: Any) -> int:
+        return int(xp.sum(xp.astype(one != other, xp.int64)))
+
+    between = differing(original, folded)
+    errors = None if truth is None else (differing(original, truth), differing(folded, truth))
+    granted = FACTOR * (errors[0] if errors else 0) + (1 if places > 1 else 0)
+    wrong = errors[1] if errors else between
+    mine, theirs = (None, None) if errors is None else (errors[0] / places, errors[1] / places)
+    return OutputCheck(evidence.name, between / places, 1.0, mine, theirs, granted / places, 1 - between / places, wrong <= granted)
+
+
+def _as_pairs(evidence: OutputEvidence) -> OutputEvidence:
+    """Complex numbers as real and imaginary parts along a last axis."""
+    xp = array_namespace(evidence.original)
+
+    def pairs(array: Any) -> Any:
+        return xp.stack([xp.real(array), xp.imag(array)], axis=-1)
+
+    truth = None if evidence.truth is None else pairs(evidence.truth)
+    rounding = float(xp.finfo(evidence.original.dtype).eps) / 2
+    return replace(evidence, original=pairs(evidence.original), folded=pairs(evidence.folded), truth=truth, rounding=rounding)
+
+
 def certify(
     regions: Iterable[RegionEvidence], outputs: Iterable[OutputEvidence], *, seed: int = 0, versions: Mapping[str, str] | None = None
 ) -> Certificate:
     """Judge all evidence. The certificate says whether it passed; `demand` raises where it did not."""
-    return Certificate(
-        tuple(judge_region(one) for one in regions), tuple(judge_output(one) for one in outputs), seed, dict(versions or {})
-    )
+    return Certificate(tuple(judge_region(one) for one in regions), tuple(judge_output(one) for one in outputs), seed, dict(versions or {}))
 
 
 def demand(certificate: Certificate) -> None:
@@ -196,8 +234,8 @@ def demand(certificate: Certificate) -> None:
     for region in certificate.regions:
         if not region.passed:
             raise VerificationError(
-                f"folding {region.name} ({', '.join(region.operations)}) changed its function: the float64 residual is {region.residual:.3g}, "
-                f"{region.ratio:.3g} times its bound; nothing has been written, please report this model"
+                f"folding {region.name} ({', '.join(region.operations)}) changed its function: the float64 residual is "
+                f"{region.residual:.3g}, {region.ratio:.3g} times its bound; nothing has been written, please report this model"
             )
     for output in certificate.outputs:
         if not output.passed:

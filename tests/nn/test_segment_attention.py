@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch
+from torch import Tensor
 
-from refold.errors import GeometryError  # noqa: E402
-from refold.nn.segment_attention import SegmentAttention  # noqa: E402
-
-Tensor = torch.Tensor
+from refold.errors import GeometryError
+from refold.nn.segment_attention import SegmentAttention
 
 KINDS: list[dict[str, Any]] = [
     {},
@@ -65,7 +65,7 @@ def written_out(attention: SegmentAttention, x: Tensor, mask: Tensor) -> Tensor:
                 part = slice(head * size, (head + 1) * size)
                 ask = query[row, item, part]
                 positioned = attention.position == "segments"
-                placed = ask + attention.item_position[head, missing + item] if positioned else ask
+                placed = ask + attention.item_position[missing + item, part] if positioned else ask
                 seen = []
                 if attention.causal:
                     seen.append((attention.null_key[head, 0], attention.null_value[head, 0], 0))
@@ -206,6 +206,7 @@ def test_runs_under_autocast_and_in_half_precision(attention: SegmentAttention) 
 def test_compiles_and_exports_with_a_free_batch_and_length(attention: SegmentAttention) -> None:
     x = items(attention, batch=3, shorter=2)
     mask = torch.rand(x.shape[:2]) < 0.6
+    torch.compiler.reset()
     compiled = torch.compile(attention, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, mask), attention(x, mask))
     free = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=attention.seq_len)}

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch
 
-from refold.errors import GeometryError  # noqa: E402
-from refold.nn.segment_encoder import SegmentEncoder  # noqa: E402
+from refold.errors import GeometryError
+from refold.nn.segment_encoder import SegmentEncoder
 
 
 def build(**kind: Any) -> SegmentEncoder:

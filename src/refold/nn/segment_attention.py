@@ -88,10 +88,10 @@ class SegmentAttention(nn.Module):
             ends = torch.tensor([0, *(stop for _, stop in self.key.plan.ranges)])
             self.register_buffer("visible", ends <= torch.arange(1, self.seq_len + 1).unsqueeze(1), persistent=False)
         if position == "segments":
-            self.item_position = nn.Parameter(torch.randn(self.num_heads, self.seq_len, head_size) * 0.02)
             self.segment_position = nn.Parameter(torch.randn(self.num_heads, seen, head_size) * 0.02)
-        if position == "items":
+        if position is not None:
             self.item_position = nn.Parameter(torch.randn(self.seq_len, self.hidden_size) * 0.02)
+        if position == "items":
             self.position_norm = nn.LayerNorm(self.hidden_size)
             self.position_query = nn.Linear(self.hidden_size, self.hidden_size)
             self.position_key = nn.Linear(self.hidden_size, self.hidden_size)
@@ -115,19 +115,19 @@ class SegmentAttention(nn.Module):
         keys, real = self.key.segment(x, mask)
         values, _ = self.value.segment(x, mask)
         key, value = self._heads(keys), self._heads(values)
-        query = self._heads(self.query(x))
+        query = self.query(x)
         if self.causal:
             key = torch.cat([self.null_key.to(key.dtype).expand(x.shape[0], -1, -1, -1), key], 2)
             value = torch.cat([self.null_value.to(value.dtype).expand(x.shape[0], -1, -1, -1), value], 2)
         placed = query
         if self.position == "segments":
-            placed = query + self.item_position[:, self.seq_len - x.shape[1] :].to(query.dtype)
+            placed = query + self.item_position[self.seq_len - x.shape[1] :].to(query.dtype)
             key = key + self.segment_position.to(key.dtype)
-        attended = self._attend(placed, key, value, self._visible(x.shape[1], real))
+        attended = self._attend(self._heads(placed), key, value, self._visible(x.shape[1], real))
         if self.position == "items":
             attended = attended + self._attend_to_positions(x, mask)
         if self.local_window:
-            attended = attended + self._attend_nearby(query, x, mask)
+            attended = attended + self._attend_nearby(self._heads(query), x, mask)
         y: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return y if mask is None else y.masked_fill(~mask.unsqueeze(-1), 0.0)
 
@@ -164,8 +164,9 @@ class SegmentAttention(nn.Module):
     def _attend_nearby(self, query: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attention within chunks of `local_window` items and to the chunk before, and where not causal the chunk behind."""
         width, length = self.local_window, x.shape[1]
-        missing = -length % width
-        chunks = (length + missing) // width
+        longest = self.seq_len if torch.compiler.is_compiling() else length  # in a graph of free length the number of chunks is fixed
+        chunks = -(-longest // width)
+        missing = chunks * width - length
 
         def chunked(items: Tensor) -> Tensor:
             """`(batch, heads, length, d)` as `(batch, chunks, heads, width, d)`, padded in front."""
@@ -191,7 +192,7 @@ class SegmentAttention(nn.Module):
         value = with_neighbours(chunked(self._heads(self.item_value(x))), 3)
         attended = self._attend(chunked(query).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), near.flatten(0, 1))
         joined: Tensor = attended.unflatten(0, (x.shape[0], chunks)).transpose(1, 2).flatten(2, 3)
-        return joined[:, :, missing:]
+        return F.pad(joined, (0, 0, -missing, 0))
 
     def extra_repr(self) -> str:
         """What was asked for, in one line."""

@@ -15,11 +15,10 @@ from refold.nn.segment_attention import SegmentAttention
 
 
 class SegmentEncoderLayer(nn.Module):
-    """One layer: `SegmentAttention` and a feed-forward network, each on the normed input and added to it."""
+    """One layer: an attention of items and mask, and a feed-forward network, each on the normed input and added to it."""
 
-    def __init__(self, attention: SegmentAttention, feedforward_size: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, attention: nn.Module, feedforward_size: int, dropout: float) -> None:
         super().__init__()
-        hidden_size = attention.hidden_size
         self.attention_norm = nn.LayerNorm(hidden_size)
         self.attention = attention
         self.feedforward_norm = nn.LayerNorm(hidden_size)
@@ -95,7 +94,7 @@ class SegmentEncoder(nn.Module):
                 local_window=local_window,
                 discipline=discipline,
             )
-            layers.append(SegmentEncoderLayer(attention, wide, dropout))
+            layers.append(SegmentEncoderLayer(self.hidden_size, attention, wide, dropout))
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(hidden_size)
 

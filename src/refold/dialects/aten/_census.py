@@ -12,7 +12,6 @@ from refold.dialects.aten._read import operation
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 LINEARS = ("linear", "addmm", "mm")
-BATCH_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "native_batch_norm")
 ADDITIONS = ("add", "sub", "rsub")
 
 
@@ -29,7 +28,7 @@ def count(
         operators=len(kinds),
         convolutions=sum(kind in CONVOLUTIONS for kind in kinds),
         linears=sum(kind in LINEARS for kind in kinds),
-        batch_norms=sum(kind in BATCH_NORMS for kind in kinds),
+        batch_norms=sum(kind == "batch_norm" for kind in kinds),
         additions=sum(kind in ADDITIONS for kind in kinds),
         parameters=sum(tensor.numel() for tensor in distinct),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in distinct),

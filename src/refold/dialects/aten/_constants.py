@@ -98,13 +98,24 @@ class Constants:
             return node.name in self._given
         if node.op != "call_function" or not isinstance(node.target, (torch._ops.OpOverload, type(operator.getitem))):
             return False
-        if isinstance(node.target, torch._ops.OpOverload) and (
-            torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable
-        ):
+        if draws_at_random(node) or (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable):
             return False
         if not all(one.name in self._constant for one in node.all_input_nodes):
             return False
         return all(isinstance(leaf, torch.Tensor) for leaf in _leaves(node.meta.get("val")))
+
+
+def draws_at_random(node: torch.fx.Node) -> bool:
+    """Whether an operator gives other numbers at every call."""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    return not any(name in str(node.target) for name in ("dropout", "scaled_dot_product")) or _drops(node)
+
+
+def _drops(node: torch.fx.Node) -> bool:
+    """Whether a dropout, or an attention with one, is active."""
+    values = dict(zip((argument.name for argument in node.target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)  # type: ignore[union-attr]
+    return bool(values.get("train", values.get("dropout_p", 0.0)))
 
 
 def widened(value: Any) -> Any:

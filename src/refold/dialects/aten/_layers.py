@@ -59,7 +59,9 @@ class Layer:
                 return [weight, graph.call_function(ATEN.mul.Tensor, (x, weight))]
             bias = graph.get_attr(f"{path}.bias")
             return [weight, bias, graph.call_function(ATEN.addcmul.default, (bias, x, weight))]
-        before = [] if self.pad is None else [graph.call_function(ATEN.pad.default, (x, list(self.pad.pads), self.pad.mode, self.pad.value))]
+        before = (
+            [] if self.pad is None else [graph.call_function(ATEN.pad.default, (x, list(self.pad.pads), self.pad.mode, self.pad.value))]
+        )
         return [*before, graph.call_module(path, ((before or [x])[-1],))]
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.fx import Node
 
 from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._sizes import shape_of
 
 ENTRIES = ("aten.slice_scatter.default", "aten.select_scatter.default", "aten.cat.default", "aten.copy.default")
 TRIALS = (9, 13)
@@ -25,7 +26,7 @@ TRIALS = (9, 13)
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """A padding that was found: of what, by how much on each axis, with which number a channel, and in how many operators it was written."""
+    """A padding that was found: of what, by how much on each axis, with which number a channel, in how many operators."""
 
     root: Node
     pads: tuple[tuple[int, int], ...]
@@ -82,13 +83,15 @@ class _Trial:
         labels = np.unique(places[border])
         if len(labels) != 1 or labels[0] >= 0:
             return None
-        channels = self.root.meta["val"].shape[1]
+        channels = shape_of(self.root.meta["val"])[1]
+        if channels is None:
+            return None
         fill = self.levels[-int(labels[0]) - 1].expand(channels)
         return Padding(self.root, pads, fill, len(self.seen), tuple(self.fillers.values()))
 
     def _root_sizes(self) -> tuple[int, ...]:
         assert self.root is not None
-        return tuple(size if isinstance(size, int) else self.size for size in self.root.meta["val"].shape[2:])
+        return tuple(self.size if size is None else size for size in shape_of(self.root.meta["val"])[2:])
 
     def _places(self, value: Any) -> Any:
         """A tensor's places, or a number of the graph, at the sizes of this trial."""
@@ -137,14 +140,16 @@ class _Trial:
 
     def _level(self, level: torch.Tensor) -> Any:
         for position, known in enumerate(self.levels):
-            if torch.equal(known.expand_as(level) if known.numel() == 1 else known, level.expand_as(known) if level.numel() == 1 else level):
+            if torch.equal(
+                known.expand_as(level) if known.numel() == 1 else known, level.expand_as(known) if level.numel() == 1 else level
+            ):
                 return np.full((1,) * self.rank, -position - 1)
         self.levels.append(level)
         return np.full((1,) * self.rank, -len(self.levels))
 
     # Each follower takes the arguments by name.
 
-    def slice(self, arguments: dict[str, Any]) -> Any:
+    def cut(self, arguments: dict[str, Any]) -> Any:
         places = self._places(arguments["self"])
         axis, cut = self._cut(arguments)
         return places if axis is None else places[(slice(None),) * axis + (cut,)]
@@ -170,7 +175,9 @@ class _Trial:
         if axis is None:
             raise _NotALayout
         changed = places.copy()
-        changed[(slice(None),) * axis + (self._places(arguments["index"]),)] = source if source.ndim < changed.ndim else source.reshape(-1)[0]
+        changed[(slice(None),) * axis + (self._places(arguments["index"]),)] = (
+            source if source.ndim < changed.ndim else source.reshape(-1)[0]
+        )
         return changed
 
     def cat(self, arguments: dict[str, Any]) -> Any:
@@ -247,7 +254,7 @@ def _arithmetic(act: Callable[[Any, Any], Any]) -> Callable[[_Trial, dict[Any, A
 
 
 FOLLOW: dict[str, Callable[[_Trial, dict[Any, Any]], Any]] = {
-    "aten.slice.Tensor": _Trial.slice,
+    "aten.slice.Tensor": _Trial.cut,
     "aten.slice_scatter.default": _Trial.slice_scatter,
     "aten.select.int": _Trial.select,
     "aten.select_scatter.default": _Trial.select_scatter,
@@ -266,4 +273,3 @@ FOLLOW: dict[str, Callable[[_Trial, dict[Any, Any]], Any]] = {
     "sub": _arithmetic(operator.sub),
     "mul": _arithmetic(operator.mul),
 }
-

@@ -7,109 +7,19 @@ been linear but is not here, or None where it is not linear at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.fx import Node
 
 from refold import algebra
-from refold.algebra import AffineConv, Leaf, Obstruction
-from refold.dialects.aten._constants import Constants, is_finite
+from refold.algebra import AffineConv, Obstruction
 from refold.dialects.aten._layout import ENTRIES, find_padding
-from refold.errors import FoldError
+from refold.dialects.aten._reading import Call, Reading, Terms, finite, reads
+from refold.dialects.aten._sizes import fixed, shape_of
 from refold.geometry import Window
-from refold.graph import IDENTITY, Map, Scalar
-
-Terms: TypeAlias = "dict[Node, Map]"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A linear operator: its terms, the kernel weights that it stores, whether it costs nothing, and how many operators it stands for."""
-
-    terms: Terms
-    weights: int = 0
-    free: bool = False
-    operators: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One operator of the graph with its arguments by name, defaults filled in."""
-
-    node: Node
-    arguments: Mapping[str, Any]
-    constants: Constants
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    @property
-    def output(self) -> torch.Tensor:
-        """The traced output: shape and dtype."""
-        value = self.node.meta["val"]
-        return value[0] if isinstance(value, (tuple, list)) else value
-
-    def is_activation(self, value: object) -> bool:
-        """Whether a value hangs on the inputs of the model and is a float tensor of the output's dtype."""
-        if not isinstance(value, Node) or value in self.constants:
-            return False
-        traced = value.meta.get("val")
-        return isinstance(traced, torch.Tensor) and traced.is_floating_point() and traced.dtype == self.output.dtype
-
-    def leaf(self, value: AffineConv, tensors: Sequence[object], *key: object) -> Leaf:
-        """A map made of constants of the graph, under their names; they must be finite."""
-        names = tuple(name for tensor in tensors for name in self.constants.sources(tensor))
-        for array in (value.kernel, value.bias):
-            if not is_finite(array):
-                raise _not_finite(self, names)
-        precisions = [tensor.meta["val"].dtype for tensor in tensors if isinstance(tensor, Node)]
-        eps = max((torch.finfo(dtype).eps for dtype in precisions if dtype.is_floating_point), default=2.0**-52)
-        origin = (str(self.node.target), *(self.constants.key(tensor) for tensor in tensors), repr(key))
-        return Leaf(value, names, origin, eps / 2)
-
-
-def _not_finite(call: Call, names: Sequence[str]) -> FoldError:
-    return FoldError(
-        f"the weights of {call.node.name} ({', '.join(names) or 'constants'}) hold NaN or infinite numbers; mend the checkpoint before folding"
-    )
-
-
-def _finite(call: Call, number: float) -> float:
-    """The number, which must not be NaN or infinite."""
-    if not math.isfinite(number):
-        raise _not_finite(call, [name for node in call.node.all_input_nodes for name in call.constants.sources(node)])
-    return number
-
-
-Reader: TypeAlias = Callable[[Call], "Reading | Obstruction | None"]
-READERS: dict[str, Reader] = {}
-
-
-def reads(*operators: str) -> Callable[[Reader], Reader]:
-    """Register a reader for operators by their names, overload included."""
-
-    def register(reader: Reader) -> Reader:
-        READERS.update(dict.fromkeys(operators, reader))
-        return reader
-
-    return register
-
-
-def read(node: Node, constants: Constants) -> Reading | Obstruction | None:
-    """What one node makes of its inputs."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    reader = READERS.get(str(node.target))
-    if reader is None:
-        return None
-    schema = node.target._schema.arguments
-    arguments = {argument.name: argument.default_value for argument in schema}
-    arguments.update(zip((argument.name for argument in schema), node.args, strict=False))
-    arguments.update(node.kwargs)
-    return reader(Call(node, arguments, constants))
+from refold.graph import IDENTITY, Scalar
 
 
 def _is_static(numbers: object) -> bool:
@@ -121,9 +31,13 @@ def _is_static(numbers: object) -> bool:
 
 @reads("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
 def _convolution(call: Call) -> Reading | Obstruction | None:
-    """y = W * x + b"""
-    return _weighted(call, lambda kernel, bias: algebra.convolution(
-        kernel, bias, stride=call["stride"], padding=call["padding"], dilation=call["dilation"], groups=call["groups"]))
+    """y = W * x + b."""
+    return _weighted(
+        call,
+        lambda kernel, bias: algebra.convolution(
+            kernel, bias, stride=call["stride"], padding=call["padding"], dilation=call["dilation"], groups=call["groups"]
+        ),
+    )
 
 
 @reads("aten.conv1d.padding", "aten.conv2d.padding", "aten.conv3d.padding")
@@ -144,43 +58,59 @@ def _convolution_padded_by_name(call: Call) -> Reading | Obstruction | None:
 def _any_convolution(call: Call) -> Reading | Obstruction | None:
     """Either of the two, by the flag `transposed`."""
     if call["transposed"]:
-        return _weighted(call, lambda kernel, bias: algebra.transposed_convolution(
-            kernel, bias, stride=call["stride"], padding=call["padding"], output_padding=call["output_padding"],
-            dilation=call["dilation"], groups=call["groups"]))
+        return _weighted(
+            call,
+            lambda kernel, bias: algebra.transposed_convolution(
+                kernel,
+                bias,
+                stride=call["stride"],
+                padding=call["padding"],
+                output_padding=call["output_padding"],
+                dilation=call["dilation"],
+                groups=call["groups"],
+            ),
+        )
     return _convolution(call)
 
 
 @reads("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
-    """y = W^T x + b"""
-    return _weighted(call, lambda kernel, bias: algebra.transposed_convolution(
-        kernel, bias, stride=call["stride"], padding=call["padding"], output_padding=call["output_padding"],
-        dilation=call["dilation"], groups=call["groups"]))
+    """y = W^T x + b."""
+    return _weighted(
+        call,
+        lambda kernel, bias: algebra.transposed_convolution(
+            kernel,
+            bias,
+            stride=call["stride"],
+            padding=call["padding"],
+            output_padding=call["output_padding"],
+            dilation=call["dilation"],
+            groups=call["groups"],
+        ),
+    )
 
 
 @reads("aten.linear.default")
 def _linear(call: Call) -> Reading | Obstruction | None:
-    """y = W x + b, over the last axis"""
+    """y = W x + b, over the last axis."""
     return _weighted(call, algebra.linear)
 
 
 @reads("aten.addmm.default")
 def _addmm(call: Call) -> Reading | Obstruction | None:
-    """y = beta b + alpha x W"""
+    """y = beta b + alpha x W."""
     if not call.is_activation(call["mat1"]):
         return None
     bias, weight = call["self"], call["mat2"]
     if bias not in call.constants or weight not in call.constants or len(bias.meta["val"].shape) != 1:
         return None
-    value = algebra.linear(
-        call["alpha"] * call.constants.value(weight).T, call["beta"] * call.constants.value(bias)
-    )
+    value = algebra.linear(call["alpha"] * call.constants.value(weight).T, call["beta"] * call.constants.value(bias))
     return Reading({call["mat1"]: call.leaf(value, (weight, bias), call["alpha"], call["beta"])}, value.kernel.numel())
 
 
 @reads("aten.mm.default", "aten.matmul.default")
 def _matmul(call: Call) -> Reading | Obstruction | None:
-    """y = x W, over the last axis"""
+    """y = x W, over the last axis."""
     x = call["self"]
     weight = call["mat2"] if "mat2" in call.arguments else call["other"]
     if not call.is_activation(x) or weight not in call.constants or weight.meta["val"].ndim != 2 or x.meta["val"].ndim < 2:
@@ -209,7 +139,7 @@ def _weighted(call: Call, make: Callable[[torch.Tensor, torch.Tensor | None], Af
 
 @reads("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default", "aten.native_batch_norm.default")
 def _batch_norm(call: Call) -> Reading | Obstruction | None:
-    """y = gamma (x - mean) / sqrt(variance + eps) + beta"""
+    """y = gamma (x - mean) / sqrt(variance + eps) + beta."""
     if call.arguments.get("training") or call["running_mean"] is None:
         return _batch_statistics(call)
     tensors = (call["weight"], call["bias"], call["running_mean"], call["running_var"])
@@ -217,7 +147,8 @@ def _batch_norm(call: Call) -> Reading | Obstruction | None:
     if not call.is_activation(x) or any(tensor is not None and tensor not in call.constants for tensor in tensors):
         return None
     weight, bias, mean, variance = (None if tensor is None else call.constants.value(tensor) for tensor in tensors)
-    assert mean is not None and variance is not None
+    assert mean is not None
+    assert variance is not None
     value = algebra.batch_norm(mean, variance, weight, bias, eps=call["eps"], rank=call.output.ndim - 2)
     return Reading({x: call.leaf(value, tensors, call["eps"], call.output.ndim)}, mean.numel())
 
@@ -237,31 +168,31 @@ def _batch_statistics(call: Call) -> Reading | Obstruction | None:
 
 @reads("aten.add.Tensor", "aten.add.Scalar")
 def _add(call: Call) -> Reading | Obstruction | None:
-    """y = a + alpha b"""
+    """y = a + alpha b."""
     return _sum(call, call["self"], call["other"], 1.0, call["alpha"])
 
 
 @reads("aten.sub.Tensor", "aten.sub.Scalar")
 def _subtract(call: Call) -> Reading | Obstruction | None:
-    """y = a - alpha b"""
+    """y = a - alpha b."""
     return _sum(call, call["self"], call["other"], 1.0, -call["alpha"])
 
 
 @reads("aten.rsub.Tensor", "aten.rsub.Scalar")
 def _subtract_reversed(call: Call) -> Reading | Obstruction | None:
-    """y = b - alpha a"""
+    """y = b - alpha a."""
     return _sum(call, call["self"], call["other"], -call["alpha"], 1.0)
 
 
 @reads("aten.neg.default")
 def _negate(call: Call) -> Reading | Obstruction | None:
-    """y = -x"""
+    """y = -x."""
     return Reading({call["self"]: Scalar(-1.0)}) if call.is_activation(call["self"]) else None
 
 
 @reads("aten.mul.Tensor", "aten.mul.Scalar")
 def _multiply(call: Call) -> Reading | Obstruction | None:
-    """y = c x"""
+    """y = c x."""
     x, factor = call["self"], call["other"]
     if not call.is_activation(x):
         x, factor = factor, x
@@ -270,30 +201,27 @@ def _multiply(call: Call) -> Reading | Obstruction | None:
 
 @reads("aten.div.Tensor", "aten.div.Scalar")
 def _divide(call: Call) -> Reading | Obstruction | None:
-    """y = x / c"""
+    """y = x / c."""
     return _scaled(call, call["self"], call["other"], lambda number: math.inf if isinstance(number, float) and number == 0 else 1 / number)
 
 
-def _sum(call: Call, left: object, right: object, left_factor: float, right_factor: float) -> Reading | None:
-    if not isinstance(left_factor, (int, float)) or not isinstance(right_factor, (int, float)):
+def _sum(call: Call, left: object, right: object, left_factor: Any, right_factor: Any) -> Reading | None:
+    if not (isinstance(left_factor, (int, float)) and isinstance(right_factor, (int, float))):
         return None
-    active = [(one, factor) for one, factor in ((left, left_factor), (right, right_factor)) if call.is_activation(one)]
+    operands = ((left, left_factor), (right, right_factor))
+    active = [(one, float(factor)) for one, factor in operands if call.is_activation(one)]
+    if not active or any(not _same_shape(one, call) for one, _ in active):
+        return None
     if len(active) == 2:
-        if any(not _same_shape(one, call) for one, _ in active):
-            return None
-        if left is right:
-            return Reading({active[0][0]: Scalar(left_factor + right_factor)})  # type: ignore[dict-item]
-        return Reading({one: Scalar(float(factor)) for one, factor in active})  # type: ignore[misc]
-    if len(active) != 1:
-        return None
+        terms: Terms = {}
+        for one, factor in active:
+            terms[one] = Scalar(factor + (known.scale if isinstance(known := terms.get(one), Scalar) else 0.0))
+        return Reading(terms)
     x, factor = active[0]
-    assert isinstance(x, Node)
-    other, other_factor = (right, right_factor) if x is left else (left, left_factor)
-    if not _same_shape(x, call):
-        return None
+    other, other_factor = operands[1] if x is left else operands[0]
     found = _per_channel(call, other)
     if isinstance(found, float):
-        return Reading({x: Scalar(float(factor), _finite(call, other_factor * found))}, 1)
+        return Reading({x: Scalar(factor, finite(call, other_factor * found))}, 1)
     if found is None:
         return None
     levels, rank = found
@@ -308,7 +236,7 @@ def _scaled(call: Call, x: object, factor: object, change: Callable[[Any], Any])
     if found is None:
         return None
     if isinstance(found, float):
-        return Reading({x: Scalar(_finite(call, change(found)))}, 1)
+        return Reading({x: Scalar(finite(call, change(found)))}, 1)
     levels, rank = found
     value = algebra.scale_and_shift(change(levels), torch.zeros_like(levels), rank)
     return Reading({x: call.leaf(value, (factor,), rank)}, levels.numel())
@@ -326,13 +254,12 @@ def _per_channel(call: Call, constant: object) -> float | tuple[torch.Tensor, in
     if traced.numel() == 1:
         return float(call.constants.value(constant))
     wide = [axis - traced.ndim for axis, size in enumerate(traced.shape) if size != 1]
-    if len(wide) != 1 or call.output.shape[wide[0]] != traced.shape[wide[0]]:
+    if len(wide) != 1 or shape_of(call.output)[wide[0]] != shape_of(traced)[wide[0]]:
         return None
     return call.constants.value(constant).double().reshape(-1), -wide[0] - 1
 
 
-def _same_shape(value: object, call: Call) -> bool:
-    assert isinstance(value, Node)
+def _same_shape(value: Node, call: Call) -> bool:
     mine, result = value.meta["val"].shape, call.output.shape
     return len(mine) == len(result) and all(str(a) == str(b) for a, b in zip(mine, result, strict=True))
 
@@ -342,7 +269,7 @@ def _same_shape(value: object, call: Call) -> bool:
 
 @reads("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.avg_pool3d.default")
 def _average_pool(call: Call) -> Reading | Obstruction | None:
-    """y = mean of the window, its zero padding counted"""
+    """y = mean of the window, its zero padding counted."""
     x = call["self"]
     if not call.is_activation(x):
         return None
@@ -351,45 +278,48 @@ def _average_pool(call: Call) -> Reading | Obstruction | None:
     pads = list(call["padding"]) * (rank if len(call["padding"]) == 1 else 1)
     if any(pads) and not call["count_include_pad"]:
         return Obstruction(
-            "reading", f"average pooling with padding {pads} leaves its padding out of the mean, so border and middle differ",
+            "reading",
+            f"average pooling with padding {pads} leaves its padding out of the mean, so border and middle differ",
             "use count_include_pad=True",
         )
-    channels = x.meta["val"].shape[-rank - 1]
-    if not isinstance(channels, int):
+    channels = fixed(x.meta["val"].shape[-rank - 1])
+    if channels is None:
         return None
     value = algebra.average_pool(
         channels, taps, _somewhere(call), stride=call["stride"] or taps, padding=pads, divisor=call.arguments.get("divisor_override")
     )
     if call["ceil_mode"]:
-        sizes = tuple(n if isinstance(n, int) else None for n in x.meta["val"].shape[-rank:])
-        if value.stencil.output_sizes(sizes) != tuple(call.output.shape[-rank:]):
+        sizes = shape_of(x.meta["val"])[-rank:]
+        if value.stencil.output_sizes(sizes) != shape_of(call.output)[-rank:]:
             return Obstruction(
-                "reading", "average pooling with ceil_mode has windows that hang over the border", "use ceil_mode=False or a size that divides"
+                "reading",
+                "average pooling with ceil_mode has windows that hang over the border",
+                "use ceil_mode=False or a size that divides",
             )
     return Reading({x: call.leaf(value, (), channels, taps, call["stride"], pads, call.arguments.get("divisor_override"))})
 
 
 @reads("aten.pad.default")
 def _pad(call: Call) -> Reading | Obstruction | None:
-    """y = x, continued"""
+    """y = x, continued."""
     return _padded(call, call["pad"], call["mode"], call["value"])
 
 
 @reads("aten.constant_pad_nd.default")
 def _constant_pad(call: Call) -> Reading | Obstruction | None:
-    """y = x, continued by a constant"""
+    """y = x, continued by a constant."""
     return _padded(call, call["pad"], "constant", call["value"])
 
 
 @reads("aten.reflection_pad1d.default", "aten.reflection_pad2d.default", "aten.reflection_pad3d.default")
 def _reflection_pad(call: Call) -> Reading | Obstruction | None:
-    """y = x, mirrored at its border"""
+    """y = x, mirrored at its border."""
     return _padded(call, call["padding"], "reflect", None)
 
 
 @reads("aten.replication_pad1d.default", "aten.replication_pad2d.default", "aten.replication_pad3d.default")
 def _replication_pad(call: Call) -> Reading | Obstruction | None:
-    """y = x, its border repeated"""
+    """y = x, its border repeated."""
     return _padded(call, call["padding"], "replicate", None)
 
 
@@ -400,8 +330,8 @@ def _padded(call: Call, pads: Sequence[Any], mode: str, value: float | None) -> 
     rank = x.meta["val"].ndim - 2
     pairs = [(int(pads[i]), int(pads[i + 1])) for i in range(0, len(pads), 2)][::-1]
     outer, pairs = pairs[: len(pairs) - rank], pairs[max(0, len(pairs) - rank) :]
-    channels = x.meta["val"].shape[1]
-    if any(pair != (0, 0) for pair in outer) or not isinstance(channels, int):
+    channels = fixed(x.meta["val"].shape[1])
+    if any(pair != (0, 0) for pair in outer) or channels is None:
         return None
     pairs = [(0, 0)] * (rank - len(pairs)) + pairs
     like = _somewhere(call)
@@ -414,12 +344,12 @@ def _padded(call: Call, pads: Sequence[Any], mode: str, value: float | None) -> 
 
 @reads(*ENTRIES)
 def _assigned(call: Call) -> Reading | Obstruction | None:
-    """y = x, set into a border of constants by assignments"""
+    """y = x, set into a border of constants by assignments."""
     found = find_padding(call.node, call.constants)
     if found is None or not call.is_activation(found.root) or found.root is call.node:
         return None
-    channels = found.root.meta["val"].shape[1]
-    if not isinstance(channels, int):
+    channels = fixed(found.root.meta["val"].shape[1])
+    if channels is None:
         return None
     windows = [Window(1, before=before, after=after) for before, after in found.pads]
     fill = found.fill if bool((found.fill != 0).any()) else None
@@ -430,7 +360,7 @@ def _assigned(call: Call) -> Reading | Obstruction | None:
 
 @reads("aten.slice.Tensor")
 def _slice(call: Call) -> Reading | Obstruction | None:
-    """y = x[..., start:end:step, ...]"""
+    """y = x[..., start:end:step, ...]."""
     x = call["self"]
     if not call.is_activation(x):
         return None
@@ -438,14 +368,14 @@ def _slice(call: Call) -> Reading | Obstruction | None:
         return Reading({x: IDENTITY}, free=True)
     ndim = x.meta["val"].ndim
     axis = call["dim"] % ndim
-    channels, size = x.meta["val"].shape[1], x.meta["val"].shape[axis]
+    channels, size = fixed(x.meta["val"].shape[1]), fixed(x.meta["val"].shape[axis])
     start, end, step = call["start"] or 0, call["end"], call["step"]
-    if axis < 2 or not isinstance(channels, int) or not _is_static([start, step]):
+    if axis < 2 or channels is None or not _is_static([start, step]):
         return None
     end = math.inf if end is None else end
     if not isinstance(end, (int, float)):
         return None
-    if isinstance(size, int):
+    if size is not None:
         start, end, size_known = (start + size if start < 0 else start), (end + size if end < 0 else min(end, size)), size
         after = int(end) - size_known
     elif start < 0 or (0 <= end < 2**62):
@@ -466,18 +396,26 @@ def _somewhere(call: Call) -> torch.Tensor:
 
 
 @reads(
-    "aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default", "aten.contiguous.default",
-    "aten.positive.default", "aten.expand.default", "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default",
+    "aten.clone.default",
+    "aten.detach.default",
+    "aten.alias.default",
+    "aten.lift_fresh_copy.default",
+    "aten.contiguous.default",
+    "aten.positive.default",
+    "aten.expand.default",
+    "aten.view.default",
+    "aten.reshape.default",
+    "aten._unsafe_view.default",
 )
 def _unchanged(call: Call) -> Reading | Obstruction | None:
-    """y = x"""
+    """y = x."""
     x = call["self"]
     return Reading({x: IDENTITY}, free=True) if call.is_activation(x) and _same_shape(x, call) else None
 
 
 @reads("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout")
 def _converted(call: Call) -> Reading | Obstruction | None:
-    """y = x, where dtype and device stay"""
+    """y = x, where dtype and device stay."""
     x = call["self"]
     same = call.is_activation(x) and x.meta["val"].device == call.output.device
     return Reading({x: IDENTITY}, free=True) if same else None
@@ -485,9 +423,7 @@ def _converted(call: Call) -> Reading | Obstruction | None:
 
 @reads("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default", "aten.native_dropout.default")
 def _dropout(call: Call) -> Reading | Obstruction | None:
-    """y = x, in eval"""
+    """y = x, in eval."""
     if call["train"] or not call.is_activation(call["input"]):
         return None
     return Reading({call["input"]: IDENTITY}, free=True)
-
-

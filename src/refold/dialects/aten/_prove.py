@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from refold.dialects.aten._constants import Constants, evaluate, widened
+from refold.dialects.aten._sizes import shape_of
 from refold.dialects.aten._write import Written
 from refold.graph import Graph, Scalar
 from refold.plan import Fold
@@ -164,7 +165,7 @@ def _fetch(module: torch.nn.Module, path: str) -> torch.Tensor:
 
 
 def _small_shapes(graph: Graph, fold: Fold) -> dict[str, tuple[int, ...]]:
-    """Shapes of the roots at the smallest output that has both borders and a middle, congruent to the example's sizes modulo the strides."""
+    """Shapes of the roots at the smallest output with both borders and a middle, congruent to the example's sizes modulo the strides."""
     output = graph.values[fold.value].example
     stencils = [mapped.stencil for mapped in fold.form.values() if not isinstance(mapped, Scalar)]
     rank = stencils[0].rank if stencils else 0
@@ -193,7 +194,12 @@ def _small_shapes(graph: Graph, fold: Fold) -> dict[str, tuple[int, ...]]:
 
 def _longest(node: fx.Node) -> int:
     """The longest sum of an original node: the size of its largest constant over its output channels, or one."""
-    sizes = [one.meta["val"].numel() // max(1, one.meta["val"].shape[0]) for one in node.all_input_nodes
-             if isinstance(one.meta.get("val"), torch.Tensor) and one.op == "placeholder" and one.meta["val"].ndim > 1
-             and all(isinstance(n, int) for n in one.meta["val"].shape)]
+    sizes = [
+        one.meta["val"].numel() // max(1, one.meta["val"].shape[0])
+        for one in node.all_input_nodes
+        if isinstance(one.meta.get("val"), torch.Tensor)
+        and one.op == "placeholder"
+        and one.meta["val"].ndim > 1
+        and None not in shape_of(one.meta["val"])
+    ]
     return max(sizes, default=1)

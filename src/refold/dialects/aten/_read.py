@@ -10,8 +10,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from refold.algebra import Obstruction
+from refold.dialects.aten import _operators  # noqa: F401  (registers the readers)
 from refold.dialects.aten._constants import Constants
-from refold.dialects.aten._operators import Reading, read
+from refold.dialects.aten._reading import Reading, read
+from refold.dialects.aten._sizes import example, shape_of
 from refold.graph import Graph, Linear, Opaque, Refusal, Scalar, Value
 
 
@@ -45,12 +47,13 @@ def read_graph(program: ExportedProgram, constants: Constants) -> Graph:
 def operation(node: torch.fx.Node) -> str:
     """The bare name of an operator: `conv2d` for `aten.conv2d.default`."""
     if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target._schema.name.split("::")[-1])
+        name = str(node.target._schema.name.split("::")[-1])
+        return "batch_norm" if "batch_norm" in name else name
     return getattr(node.target, "__name__", str(node.target))
 
 
 def _live(nodes: list[torch.fx.Node], readings: dict[str, Reading | Obstruction | None], constants: Constants) -> set[str]:
-    """What the outputs and the operators with effects hang on: for a linear node what its terms read, not what its chain was written with."""
+    """What the outputs and the operators with effects hang on: of a linear node, what its terms read, not how it was written."""
     live: set[str] = set()
     stack = [node for node in nodes if node.op == "output" or (node.op == "call_function" and node.is_impure())]
     while stack:
@@ -96,18 +99,18 @@ def _node(node: torch.fx.Node, reading: Reading | Obstruction | None, constants:
 
 def _agrees(node: torch.fx.Node, reading: Reading) -> bool:
     """Whether the maps give the shape that was traced; what does not is left alone."""
-    result = node.meta["val"].shape
+    result = shape_of(node.meta["val"])
     for root, mapped in reading.terms.items():
-        traced = root.meta["val"].shape
+        traced = shape_of(root.meta["val"])
         if isinstance(mapped, Scalar):
             continue
         stencil = mapped.stencil
         channel = len(traced) - 1 - stencil.rank
-        sizes = tuple(size if isinstance(size, int) else None for size in traced[channel + 1 :])
+        sizes = traced[channel + 1 :]
         expected = (stencil.out_channels, *stencil.output_sizes(sizes))
         if channel < 0 or traced[channel] != stencil.in_channels or len(result) != len(traced):
             return False
-        if any(n is not None and isinstance(size, int) and size != n for n, size in zip(expected, result[channel:], strict=True)):
+        if any(n is not None and size is not None and size != n for n, size in zip(expected, result[channel:], strict=True)):
             return False
     return True
 
@@ -116,12 +119,4 @@ def _value(node: torch.fx.Node) -> Value | None:
     traced: Any = node.meta.get("val")
     if not isinstance(traced, torch.Tensor):
         return None
-    shape = tuple(size if isinstance(size, int) else None for size in traced.shape)
-    return Value(node.name, shape, tuple(_example(size) for size in traced.shape))
-
-
-def _example(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    hint = size.node.hint
-    return int(hint) if hint is not None else 1
+    return Value(node.name, shape_of(traced), tuple(example(size) for size in traced.shape))

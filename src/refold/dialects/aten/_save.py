@@ -19,15 +19,24 @@ def save(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     """Write `model` as an exported program, an ONNX model or its weights alone; batch and spatial sizes stay free where they can."""
     match kind:
         case "pt2":
-            torch.export.save(export(model, args, kwargs)[0], path)
+            with open(path, "wb") as file:  # by its path, torch would abort the process where the disk is full
+                torch.export.save(export(model, args, kwargs)[0], file)
         case "onnx":
             _save_onnx(model, args, kwargs, path)
         case "safetensors":
-            from safetensors.torch import save_model
-
-            save_model(model, path)
+            _save_weights(model, path)
         case _:
             raise FoldError(f"a file of kind {kind!r} cannot be written; choose one of {', '.join(KINDS)}")
+
+
+def _save_weights(model: torch.nn.Module, path: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    try:
+        save_model(model, path)
+    except SafetensorError as error:
+        raise FoldError(f"the weights cannot be written: {error}") from error
 
 
 def _save_onnx(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> None:

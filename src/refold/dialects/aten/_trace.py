@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import io
+import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from refold.dialects.aten._sizes import fixed, shape_of
 from refold.errors import FoldError
 
 
@@ -40,11 +44,12 @@ class Traced:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in eval within the block, afterwards as it was.
+    """The model in eval within the block, afterwards as it was: modes, and buffers that its forward writes to.
 
     The flags are set without calling `train`, which some models override to merge or unmerge weights.
     """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         for module, _ in modes:
             module.training = False
@@ -52,11 +57,19 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        with torch.no_grad():
+            for buffer, version, before in buffers:
+                if buffer._version != version:
+                    buffer.copy_(before)
 
 
 def run(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The model's eval output, without gradients. Raises `FoldError` with the model's own message where it cannot take the inputs."""
-    with evaluating(model), torch.no_grad():
+    """The model's eval output, without gradients and with the random numbers of one seed.
+
+    Raises `FoldError` with the model's own message where it cannot take the inputs.
+    """
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
         try:
             return model(*args, **kwargs)
         except Exception as error:
@@ -119,9 +132,23 @@ def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def functional(program: ExportedProgram) -> ExportedProgram:
     """The program without in-place operators, its composite operators kept whole."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        return program.run_decompositions({})
+    with torch.no_grad(), _quiet():
+        lowered: ExportedProgram = program.run_decompositions({})
+        return lowered
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says on the way: a trace that fails is tried another way, and its error comes in one line."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int], bool]) -> ExportedProgram:
@@ -131,30 +158,15 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int]
         return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(axis)}
 
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.export(model, args, kwargs, dynamic_shapes=_by_name(model, args, kwargs, shapes), strict=False)
+    with evaluating(model), torch.no_grad(), _quiet():
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=_by_name(model, args, kwargs, shapes), strict=False)
+    return program
 
 
-def _by_name(model: torch.nn.Module, args: Any, kwargs: Any, shapes: list[Any]) -> Any:
-    if not kwargs:
-        return tuple(shapes)
-    import inspect
-
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    given = [*args, *kwargs.values()]
-    by_identity = {id(value): shape for value, shape in zip(given, shapes, strict=True)}
-    named: dict[str, Any] = {}
-    kinds = inspect.signature(model.forward).parameters
-    for name, value in bound.arguments.items():
-        match kinds[name].kind:
-            case inspect.Parameter.VAR_POSITIONAL:
-                named[name] = tuple(by_identity[id(one)] for one in value)
-            case inspect.Parameter.VAR_KEYWORD:
-                named.update({key: by_identity[id(one)] for key, one in value.items()})
-            case _:
-                named[name] = by_identity[id(value)]
-    return named
+def _by_name(model: torch.nn.Module, args: Any, kwargs: Any, shapes: list[Any]) -> dict[str, Any]:
+    """The shapes as torch.export binds the inputs: those given by position under the names in forward, `*args` as one tuple."""
+    by_position = inspect.signature(model.forward).bind_partial(*shapes[: len(args)]).arguments
+    return {**by_position, **dict(zip(kwargs, shapes[len(args) :], strict=True))}
 
 
 def _is_single(leaf: Any) -> bool:
@@ -173,20 +185,20 @@ def _user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _froze_batch(program: ExportedProgram) -> bool:
-    return any(value.ndim > 0 and isinstance(value.shape[0], int) for _, value in _user_inputs(program))
+    return any(value.ndim > 0 and fixed(value.shape[0]) is not None for _, value in _user_inputs(program))
 
 
 def _fixed_sizes(program: ExportedProgram) -> Iterator[FixedSize]:
     """Batch and spatial sizes that are not free; channels, which weights fix in any case, are left out."""
     for name, value in _user_inputs(program):
-        for axis, size in enumerate(value.shape):
-            if isinstance(size, int) and (axis == 0 or (axis >= 2 and value.ndim >= 4) or (axis == 2 and value.is_floating_point() is False)):
+        for axis, size in enumerate(shape_of(value)):
+            if size is not None and (axis == 0 or (axis >= 2 and value.ndim >= 4) or (axis == 2 and value.is_floating_point() is False)):
                 yield FixedSize(name, axis, size)
 
 
 def _describe(leaf: Any) -> str:
     if isinstance(leaf, torch.Tensor):
-        return f"{'×'.join(map(str, leaf.shape)) or 'scalar'} {str(leaf.dtype).removeprefix('torch.')}"
+        return f"{' x '.join(map(str, leaf.shape)) or 'scalar'} {str(leaf.dtype).removeprefix('torch.')}"
     return type(leaf).__name__
 
 

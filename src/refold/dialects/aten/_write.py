@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -221,14 +221,18 @@ def _path(mapped: Map, fallback: str) -> str:
     owners = [_owner(leaf).split(".") for leaf in leaves]
     if not owners:
         return f"folded_{fallback}"
-    shared = os.path.commonprefix(owners)
-    return ".".join([*shared, "folded"])
+    return ".".join([*_shared_start(owners), "folded"])
 
 
 def _owner(leaf: Leaf) -> str:
     """The module that holds the parameters of a leaf."""
     owners = [name.split(".parametrizations.")[0].rpartition(".")[0].split(".") for name in leaf.names]
-    return ".".join(os.path.commonprefix(owners))
+    return ".".join(_shared_start(owners))
+
+
+def _shared_start(paths: Sequence[Sequence[str]]) -> list[str]:
+    """The folders that all paths begin with."""
+    return [names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))]
 
 
 def _attach(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:

@@ -1,0 +1,230 @@
+"""Folding ONNX files: time, memory and latency against the optimizers there are, as ratios.
+
+Builds a RepVGG-B1 (219 MB) in training form and in deploy form, and a model of 3 GB with external data, in a folder of its own that is
+removed at the end. Every figure is the best of a few runs; each tool goes from file to file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+import refold
+
+RUNS = 3
+
+
+class Branches(nn.Module):
+    """relu(B K3 x + B K1 x + B x), the identity where it fits (Ding et al. 2021), or one convolution in deploy form."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, deploy: bool) -> None:
+        super().__init__()
+        self.deploy = deploy
+        if deploy:
+            self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+            return
+        self.three = nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.one = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.same = nn.BatchNorm2d(inputs) if inputs == outputs and stride == 1 else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.deploy:
+            return torch.relu(self.conv(x))
+        total = self.three(x) + self.one(x)
+        return torch.relu(total if self.same is None else total + self.same(x))
+
+
+def rep_vgg(blocks: tuple[int, ...], widths: tuple[int, ...], *, deploy: bool) -> nn.Module:
+    """RepVGG: a stem of stride 2, then stages of blocks, pooling and a linear layer."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    before = 3
+    for number, width in zip(blocks, widths, strict=True):
+        layers += [Branches(before if block == 0 else width, width, 2 if block == 0 else 1, deploy=deploy) for block in range(number)]
+        before = width
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 1000))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.2, 0.6)
+    return model.eval()
+
+
+def export(model: nn.Module, path: Path) -> None:
+    """The model as torch exports it, without folding anything."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, (torch.zeros(1, 3, 224, 224),), str(path), dynamo=False, opset_version=17, do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE, input_names=["x"], output_names=["y"],
+        )  # fmt: skip
+
+
+def build_external(path: Path, gigabytes: float) -> None:
+    """Blocks of three branches of 1536 channels, repeated, with weights beside the model; written without holding them."""
+    channels, block = 1536, 1536 * 1536 * 10 * 4
+    random = np.random.default_rng(0)
+    nodes, tensors, x, offset = [], [], "x", 0
+    with (path.parent / f"{path.name}.data").open("wb") as data:
+        for number in range(int(gigabytes * 1e9 / block)):
+            for name, taps in (("three", 3), ("one", 1)):
+                weight = (random.standard_normal((channels, channels, taps, taps), dtype=np.float32) / channels).tobytes()
+                tensor = TensorProto(name=f"b{number}.{name}", data_type=TensorProto.FLOAT, dims=[channels, channels, taps, taps])
+                tensor.data_location = TensorProto.EXTERNAL
+                entries = {"location": f"{path.name}.data", "offset": str(offset), "length": str(len(weight))}
+                for key, value in entries.items():
+                    tensor.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
+                data.write(weight)
+                offset += len(weight)
+                tensors.append(tensor)
+            nodes += [
+                helper.make_node("Conv", [x, f"b{number}.three"], [f"b{number}.y3"], pads=[1, 1, 1, 1]),
+                helper.make_node("Conv", [x, f"b{number}.one"], [f"b{number}.y1"]),
+                helper.make_node("Add", [f"b{number}.y3", f"b{number}.y1"], [f"b{number}.sum"]),
+                helper.make_node("Relu", [f"b{number}.sum"], [f"b{number}.out"]),
+            ]
+            x = f"b{number}.out"
+    shape = [1, channels, 8, 8]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", x)]
+    graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def fold(source: Path, target: Path, *, verify: bool = False) -> None:
+    """What is measured."""
+    refold.fold(source, verify=verify).save(target)
+
+
+def by_onnxsim(source: Path, target: Path) -> None:
+    import onnxsim
+
+    onnx.save(onnxsim.simplify(onnx.load(source))[0], target)
+
+
+def by_onnxslim(source: Path, target: Path) -> None:
+    import onnxslim
+
+    onnx.save(onnxslim.slim(onnx.load(source)), target)
+
+
+def by_onnxscript(source: Path, target: Path) -> None:
+    import onnx_ir
+    from onnxscript import optimizer
+
+    model = onnx_ir.load(source)
+    optimizer.optimize(model)
+    onnx_ir.save(model, target)
+
+
+def by_onnxruntime(source: Path, target: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def timed(what: Callable[[Path, Path], None], source: Path, target: Path) -> float:
+    """Seconds of the best run."""
+    best = float("inf")
+    for _ in range(RUNS):
+        target.unlink(missing_ok=True)
+        start = time.perf_counter()
+        what(source, target)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def counts(path: Path) -> str:
+    """Convolutions, additions and batch norms of a file."""
+    kinds = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+    return f"{kinds['Conv'] + kinds['FusedConv']} Conv, {kinds['Add']} Add, {kinds['BatchNormalization']} BN"
+
+
+PEAK = """
+import sys, threading
+def status(key):
+    for line in open("/proc/self/status"):
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+import refold
+peak = [0, 0]
+done = threading.Event()
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], status("RssAnon")); peak[1] = max(peak[1], status("VmRSS"))
+thread = threading.Thread(target=watch); thread.start()
+try:
+    refold.fold(sys.argv[1], verify=False).save(sys.argv[2])
+finally:
+    done.set(); thread.join()
+print(*peak)
+"""
+
+
+def peaks(source: Path, target: Path) -> tuple[int, int]:
+    """Anonymous and whole resident memory at its peak, in a process of its own (Linux)."""
+    printed = subprocess.run([sys.executable, "-c", PEAK, str(source), str(target)], check=True, capture_output=True, text=True).stdout
+    anonymous, whole = map(int, printed.split())
+    return anonymous, whole
+
+
+def latencies(one: Path, other: Path) -> tuple[float, float]:
+    """Milliseconds of the best run of each in ONNX Runtime, taken in turns."""
+    sessions = [onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in (one, other)]
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+    best = [float("inf")] * 2
+    for _ in range(12):
+        for number, session in enumerate(sessions):
+            start = time.perf_counter()
+            session.run(None, {session.get_inputs()[0].name: x})
+            best[number] = min(best[number], 1000 * (time.perf_counter() - start))
+    return best[0], best[1]
+
+
+def main() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("REFOLD_BENCH_DIR")) as name:
+        folder = Path(name)
+        train, deploy, target = folder / "train.onnx", folder / "deploy.onnx", folder / "out.onnx"
+        shape = ((1, 4, 6, 16, 1), (64, 128, 256, 512, 2048))
+        export(rep_vgg(*shape, deploy=False), train)
+        export(rep_vgg(*shape, deploy=True), deploy)
+        size = train.stat().st_size
+        print(f"RepVGG-B1 in training form, {size / 1e6:.0f} MB: {counts(train)}")
+        times = {}
+        for what in (by_onnxsim, by_onnxslim, by_onnxscript, by_onnxruntime):
+            times[what.__name__] = timed(what, train, target)
+            print(f"  {what.__name__:16} {times[what.__name__]:6.2f} s   {counts(target)}")
+        fastest = min(times.values())
+        proven = timed(lambda a, b: fold(a, b, verify=True), train, target)
+        mine = timed(fold, train, target)
+        print(f"  refold           {mine:6.2f} s   {counts(target)}   {mine / fastest:.2f} of the fastest (bar 0.8)")
+        print(f"  refold, proven   {proven:6.2f} s   {proven / fastest:.2f} of the fastest (bar 2)")
+        ours, theirs = latencies(target, deploy)
+        print(f"latency against deploy form: {ours:.1f} / {theirs:.1f} ms = {ours / theirs:.3f} (bar 1.03)")
+        print(f"peak memory against file size: {peaks(train, target)[1] / size:.2f} (bar 2.5)")
+        large = folder / "large.onnx"
+        build_external(large, 3.0)
+        anonymous, whole = peaks(large, target)
+        print(f"3 GB with external data: {anonymous / 1e9:.2f} GB of anonymous memory (bar 1), {whole / 1e9:.2f} GB with mapped files")
+
+
+if __name__ == "__main__":
+    main()

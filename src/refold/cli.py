@@ -1,0 +1,401 @@
+"""The command line, a thin skin over the verbs: `fold`, `check`, `explain`, `verify`, `padding`, `segments`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import click
+
+from refold import __version__
+from refold.errors import FoldError, RefoldError, VerificationError
+from refold.geometry import get_padding, plan_segments
+
+if TYPE_CHECKING:
+    from refold.models import NamedModel
+    from refold.report import FoldRecord, Report
+
+WORK_FOUND, INPUT_AT_FAULT, NOT_THE_SAME, BUG, INTERRUPTED, TERMINATED = 1, 2, 3, 70, 130, 143
+ENDINGS = (".pt2", ".onnx", ".safetensors")
+
+Command: TypeAlias = Callable[..., None]
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody asked the process to end: what it was writing is tidied away as after Ctrl-C."""
+
+
+class Program(click.Group):
+    """The commands, with the exit statuses that the help lists; a traceback is shown for a bug alone."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command and turn what it raises into a message and an exit status."""
+        try:
+            with _tidy_when_terminated():
+                return super().invoke(ctx)
+        except VerificationError as error:
+            _end(ctx, f"Error: {error}", NOT_THE_SAME)
+        except RefoldError as error:
+            _end(ctx, f"Error: {error}", INPUT_AT_FAULT)
+        except Terminated:
+            _end(ctx, "Terminated; no half-written file is left", TERMINATED)
+        except KeyboardInterrupt:
+            _end(ctx, "Interrupted; no half-written file is left", INTERRUPTED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            _end(
+                ctx,
+                f"Error: this is a bug in refold {__version__}, not a fault of yours: {type(error).__name__}; {_where_to_report()}",
+                BUG,
+            )
+
+
+def model_options(command: Command) -> Command:
+    """What a command that reads a model takes besides its name."""
+    for option in reversed(
+        (
+            click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights: .safetensors, .pth, .pt."),
+            click.option("--input", "shapes", multiple=True, metavar="SHAPE", help="One for each input: 1,3,224,224 or 1,16:int64."),
+            click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE", help="An .npz of inputs instead of shapes."),
+            click.option("--dtype", metavar="NAME", help="Dtype of the inputs; the model's own by default."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """How a command speaks."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and what --json asks for.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def _one_or_two(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> tuple[int, ...]:
+    """One number for both axes or two, given as `3`, `1,7` or `1 7`."""
+    text = value if isinstance(value, str) else ",".join(value)
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 2):
+        raise click.BadParameter(f"`{text}` is not one or two whole numbers; write 3 or 1,7", ctx, param)
+    return numbers * 2 if len(numbers) == 1 else numbers
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="refold", message="%(prog)s %(version)s")
+def main() -> None:
+    """Train wide, ship narrow: fold the linear stretches of a trained network, and prove it.
+
+    MODEL is file.onnx, file.pt2, package.module:factory or timm:name. Give the last two their weights
+    with --weights; a factory is a function without arguments that returns a torch.nn.Module.
+
+    Results go to standard output, progress and errors to standard error. Exit status: 0 done, 1 check
+    found work, 2 the input is at fault, 3 verification failed, 70 a bug in refold, 130 interrupted.
+    """
+
+
+@main.command(short_help="Fold MODEL, prove the result and write it.")
+@click.argument("name", metavar="MODEL")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="A .pt2, .onnx or .safetensors.")
+@click.option("--in-place", is_flag=True, help="Replace the file MODEL itself, instead of -o.")
+@model_options
+@click.option("--no-verify", is_flag=True, help="Do not prove that the result is the same function.")
+@output_options
+def fold(
+    name: str,
+    output: Path | None,
+    in_place: bool,
+    weights: Path | None,
+    shapes: Sequence[str],
+    inputs: Path | None,
+    dtype: str | None,
+    no_verify: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Fold MODEL, prove that the result is the same function, and write it to OUT."""
+    if (output is None) is not in_place:
+        raise click.UsageError("say where to write: either -o OUT, or --in-place to replace a file MODEL itself")
+    output = output or Path(name)
+    _check_output(output, *(() if in_place else (Path(name), weights, inputs)), original=name)
+    with _progress(f"reading {name}", quiet) as say:
+        from refold.folding import fold as run
+
+        named, example = _read(name, weights, shapes, inputs, dtype, quiet)
+        result = run(named.model, example, verify=not no_verify, progress=say)
+        say(f"writing {output}")
+        result.save(output, in_place=in_place)
+    size = output.stat().st_size
+    if as_json:
+        _print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict()})
+    elif not quiet:
+        click.echo(f"{result.report}\n\nwritten to {output} ({size:,} bytes)")
+
+
+@main.command(short_help="Exit with 1 where MODEL still folds.")
+@click.argument("name", metavar="MODEL")
+@model_options
+@output_options
+@click.pass_context
+def check(
+    ctx: click.Context,
+    name: str,
+    weights: Path | None,
+    shapes: Sequence[str],
+    inputs: Path | None,
+    dtype: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say what in MODEL would still fold; exit with 1 where something does."""
+    with _progress(f"reading {name}", quiet) as say:
+        from refold.folding import check as run
+
+        named, example = _read(name, weights, shapes, inputs, dtype, quiet)
+        say("looking for what folds")
+        found = run(named.model, example)
+    if as_json:
+        _print_json({"model": name, "ready": not found, "folds": list(found)})
+    elif not quiet:
+        many = f"{_count(len(found), 'stretch', 'stretches')} of {name} would still fold; ship what `refold fold` makes of it"
+        click.echo("\n".join([*found, "", many]) if found else f"nothing in {name} folds: ready to ship")
+    ctx.exit(WORK_FOUND if found else 0)
+
+
+@main.command(short_help="Show what folds in MODEL and what does not, and why.")
+@click.argument("name", metavar="MODEL")
+@model_options
+@output_options
+def explain(
+    name: str, weights: Path | None, shapes: Sequence[str], inputs: Path | None, dtype: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Show each stretch of MODEL: what it was and became at what cost, or why it stays."""
+    with _progress(f"reading {name}", quiet) as say:
+        from refold.folding import fold as run
+
+        named, example = _read(name, weights, shapes, inputs, dtype, quiet)
+        report = run(named.model, example, verify=False, progress=say).report
+    if as_json:
+        _print_json({"model": name, **report.to_dict()})
+    elif not quiet:
+        click.echo(_explanation(report))
+
+
+@main.command(short_help="Prove that A and B are the same function.")
+@click.argument("original", metavar="A")
+@click.argument("folded", metavar="B")
+@model_options
+@click.option("--folded-weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of B; --weights are those of A.")
+@output_options
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    original: str,
+    folded: str,
+    weights: Path | None,
+    shapes: Sequence[str],
+    inputs: Path | None,
+    dtype: str | None,
+    folded_weights: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare models A and B on the same inputs; exit with 3 where they are not the same function.
+
+    B may be no further from the float64 truth of A than a small multiple of what A itself is.
+    """
+    with _progress(f"reading {original}", quiet) as say:
+        from refold.folding import verify as run
+        from refold.models import make_inputs, pair_up, read_model
+
+        first, second = pair_up(read_model(original, weights), read_model(folded, folded_weights))
+        _tell(first, quiet)
+        example = make_inputs(first, shapes, inputs, dtype)
+        say("comparing")
+        certificate = run(first.model, second.model, example)
+    if as_json:
+        _print_json({"original": original, "folded": folded, **certificate.to_dict()})
+    elif not quiet:
+        click.echo(str(certificate))
+    if not certificate.passed:
+        failed = [one.name for one in certificate.outputs if not one.passed]
+        many = f"{len(failed)} of {_count(len(certificate.outputs), 'output')} out of bounds ({', '.join(failed[:3])})"
+        click.echo(f"Error: {folded} is not the function of {original}: {many}; compare models of the same weights, or fold anew", err=True)
+        ctx.exit(NOT_THE_SAME)
+
+
+@main.command(short_help="Padding under which a layer keeps ceil(n / stride).")
+@click.argument("kernel", nargs=-1, required=True, metavar="KERNEL", callback=_one_or_two)
+@click.option("--stride", default="1", metavar="N[,N]", callback=_one_or_two, help="One number for both axes, or two.")
+@click.option("--dilation", default="1", metavar="N[,N]", callback=_one_or_two, help="One number for both axes, or two.")
+@output_options
+def padding(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], as_json: bool, quiet: bool) -> None:
+    """Give the padding under which a layer of KERNEL makes ceil(n / stride) of n items.
+
+    KERNEL is one number for both axes or two, as in `refold padding 3 --stride 2` and `refold padding 1,7`.
+    """
+    pads = get_padding(kernel, stride, dilation)
+    uneven = [spread * (size - 1) % 2 == 1 for size, spread in zip(kernel, dilation, strict=True)]
+    if as_json:
+        _print_json({"padding": list(pads), "every_size": not any(uneven)})
+    elif not quiet:
+        click.echo(str(pads))
+        for axis, (step, odd) in enumerate(zip(stride, uneven, strict=True)):
+            which = f"n divisible by {step}" if odd else "every n"
+            click.echo(f"axis {axis}: {'n' if step == 1 else f'ceil(n / {step})'} positions for {which}")
+
+
+@main.command(short_help="Cut a sequence into exactly so many segments.")
+@click.argument("length", type=int)
+@click.argument("segments", type=int)
+@click.option("--first-kernel", type=int, metavar="N", help="Items to a block; by default the one that needs least padding.")
+@click.option("--discipline", type=click.Choice(["disjoint", "overlap", "published"]), default="disjoint", show_default=True)
+@output_options
+def segments(length: int, segments: int, first_kernel: int | None, discipline: Any, as_json: bool, quiet: bool) -> None:
+    """Cut LENGTH items into exactly SEGMENTS segments with two strided convolutions."""
+    plan = plan_segments(length, segments, first_kernel=first_kernel, discipline=discipline)
+    if as_json:
+        parts = ("length", "segments", "discipline", "kernels", "strides", "paddings", "blocks", "ranges")
+        _print_json({part: getattr(plan, part) for part in parts})
+    elif not quiet:
+        click.echo(plan.draw())
+
+
+def _read(
+    name: str, weights: Path | None, shapes: Sequence[str], inputs: Path | None, dtype: str | None, quiet: bool
+) -> tuple[NamedModel, Any]:
+    from refold.models import make_inputs, read_model
+
+    named = read_model(name, weights)
+    _tell(named, quiet)
+    return named, make_inputs(named, shapes, inputs, dtype)
+
+
+def _tell(named: NamedModel, quiet: bool) -> None:
+    for note in () if quiet else named.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _check_output(output: Path, *sources: Path | None, original: str) -> None:
+    """Refuse before the long work what could not be written after it."""
+    if output.suffix.lower() not in ENDINGS:
+        raise FoldError(f"cannot write {output}: the ending says what to write and must be one of {', '.join(ENDINGS)}")
+    if Path(original).suffix.lower() == ".onnx" and output.suffix.lower() != ".onnx":
+        raise FoldError(f"cannot write {output}: what is folded from an ONNX file is one too; give a name that ends in .onnx")
+    if output.is_dir():
+        raise FoldError(f"cannot write {output}: it is a folder; name a file in it")
+    if not output.parent.is_dir():
+        raise FoldError(f"cannot write {output}: there is no folder {output.parent}; make it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise FoldError(f"cannot write {output}: the folder {output.parent} may not be written by this user; choose another")
+    for source in sources:
+        if source is not None and output.exists() and source.exists() and output.samefile(source):
+            raise FoldError(f"cannot write {output}: it is the input {source} itself, which stays as it is; choose another name")
+
+
+def _explanation(report: Report) -> str:
+    lines = [
+        f"{_count(len(report.folds), 'fold')}" if report.folds else "nothing to fold: the network has no two linear operators that merge"
+    ]
+    for one in report.folds:
+        lines += ["", *_told(one)]
+    if report.refusals:
+        lines += ["", _count(len(report.refusals), "refusal")]
+    for refusal in report.refusals:
+        lines += ["", f"  {refusal.node} ({refusal.operation})"]
+        lines += [f"      {part:7} {getattr(refusal, part)}" for part in ("law", "fact", "remedy")]
+    if report.notes:
+        lines += ["", *(f"note: {note}" for note in report.notes)]
+    return "\n".join(lines)
+
+
+def _told(one: FoldRecord) -> Iterator[str]:
+    counted = Counter(one.operations)
+    yield f"  {one.name}"
+    yield "      was     " + " + ".join(f"{n} {operation}" if n > 1 else operation for operation, n in counted.items())
+    yield f"      from    {', '.join(one.sources[:6])}{f' and {len(one.sources) - 6} more' if len(one.sources) > 6 else ''}"
+    yield f"      became  {_count(one.after.operators, 'operator')}, by {' and '.join(one.laws) or 'rewriting'}"
+    for label, name in (("operators", "operators"), ("multiply-adds", "multiply_adds"), ("weights", "weights")):
+        yield f"      {label:13} {getattr(one.before, name):16,} → {getattr(one.after, name):,}"
+
+
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become text."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
+
+
+@contextmanager
+def _progress(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Says on standard error what is being done, where that is a terminal.
+
+    What a model prints in the block goes there too, since standard output is for results.
+    """
+    with redirect_stdout(sys.stderr):
+        if quiet or not sys.stderr.isatty():
+            yield lambda text: None
+            return
+        from rich.console import Console
+        from rich.markup import escape
+
+        with Console(stderr=True).status(escape(text)) as status:
+            yield lambda text: status.update(escape(text))
+
+
+@contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(ctx: click.Context, message: str, status: int) -> NoReturn:
+    click.echo(message, err=True)
+    ctx.exit(status)
+
+
+def _where_to_report() -> str:
+    try:
+        links = metadata("refold").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        links = []
+    names = ("issues", "bug", "source", "repository")
+    place = next((link.partition(", ")[2] for link in links if link.lower().startswith(names)), "the project that you have refold from")
+    return f"please report it, with the command and the traceback above, to {place}"

@@ -1,0 +1,215 @@
+"""Values that hang on initializers and Constant nodes alone: found, and worked out in float64 when a map needs them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
+
+from refold.dialects.onnx._load import Source, graphs_of
+from refold.dialects.onnx._scopes import Scope
+from refold.dialects.onnx._tensors import FLOATS, Array
+from refold.errors import FoldError
+
+STANDARD = ("", "ai.onnx")
+RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+QUANTIZED = (
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
+)  # fmt: skip
+LARGEST = 1 << 27
+"""Numbers of the largest constant that is worked out."""
+
+
+class BatchNormalization(BatchNormalization_14):
+    """Batch norm in inference, as the reference evaluator has it from opset 14 on.
+
+    Its versions for older opsets work out batch statistics although the node has one output, which there means inference.
+    """
+
+    op_domain = ""
+
+    def _run(self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float = 1e-5, **_: Any) -> Any:
+        return super()._run(x, scale, bias, mean, var, epsilon, training_mode=0)
+
+
+class Constants:
+    """The constants of a model.
+
+    An initializer is constant, unless it is an input too and the model's IR version is 4 or later: a caller may then replace it. Before
+    version 4 every initializer had to be an input, and runtimes take them for constants, as is done here. A node is constant where all
+    that it reads is, it draws nothing at random, and it does not quantize.
+    """
+
+    def __init__(self, source: Source, scope: Scope) -> None:
+        self._source = source
+        self._overridable = scope.inputs if source.skeleton.ir_version >= 4 else set()
+        self._nodes: dict[str, bool] = {}
+        self._values: dict[str, Array] = {}
+        for one in scope.all():
+            for node in one.graph.node:
+                constant = self._is_constant(node, one)
+                for name in filter(None, node.output):
+                    self._nodes[one.key(name)] = constant
+
+    def has(self, name: str, scope: Scope) -> bool:
+        """Whether a value is constant."""
+        owner = scope.owner(name)
+        if owner is None:
+            return False
+        if name in owner.producers:
+            return self._nodes.get(owner.key(name), False)
+        return name in owner.initializers and not (owner.outer is None and name in self._overridable)
+
+    def initializer(self, name: str, scope: Scope) -> TensorProto | None:
+        """The tensor, where a value is stored as one: an initializer or a Constant node."""
+        owner = scope.owner(name)
+        if owner is None:
+            return None
+        if name in owner.producers:
+            node = owner.producers[name]
+            if node.op_type == "Constant" and node.domain in STANDARD:
+                return next((one.t for one in node.attribute if one.name == "value"), None)
+            return None
+        return owner.initializers.get(name)
+
+    def value(self, name: str, scope: Scope) -> Array:
+        """The numbers: as they are stored, or in float64 where they are computed.
+
+        Raises `FoldError` where they cannot be worked out.
+        """
+        owner = scope.owner(name)
+        assert owner is not None
+        tensor = self.initializer(name, scope)
+        if tensor is not None:
+            return self._source.tensors.array(tensor)
+        key = owner.key(name)
+        if key not in self._values:
+            node = owner.producers[name]
+            feeds = {one: widened(self.value(one, owner)) for one in node.input if one}
+            try:
+                results = evaluate([node], feeds, list(node.output), self._source.skeleton)
+            except Exception as error:  # an operator's reference implementation raises what it likes
+                raise FoldError(
+                    f"constant `{name}` ({node.op_type}) cannot be worked out: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+                    "mend the model before folding it"
+                ) from error
+            for output, result in zip(node.output, results, strict=True):
+                self._values[owner.key(output)] = widened(np.asarray(result))
+        return self._values[key]
+
+    def forget(self) -> None:
+        """Let go of what was computed."""
+        self._values.clear()
+
+    def rounding(self, name: str, scope: Scope) -> float:
+        """Unit roundoff of the type that the constant has in the model."""
+        typed = scope.typed(name)
+        return FLOATS.get(typed.elem_type, 2.0**-53) if typed is not None else 2.0**-24
+
+    def sources(self, name: str, scope: Scope) -> tuple[str, ...]:
+        """Names of the initializers and Constant nodes that it hangs on."""
+        return tuple(dict.fromkeys(leaf for leaf, _ in self._leaves(name, scope)))
+
+    def operators(self, name: str, scope: Scope) -> int:
+        """Operators that work it out, those that only hold a tensor left out."""
+        seen: set[str] = set()
+        stack = [(name, scope)]
+        while stack:
+            one, inside = stack.pop()
+            owner = inside.owner(one)
+            node = None if owner is None else owner.producers.get(one)
+            if owner is None or node is None or node.op_type == "Constant" or owner.key(node.output[0]) in seen:
+                continue
+            seen.add(owner.key(node.output[0]))
+            stack.extend((below, owner) for below in node.input if below)
+        return len(seen)
+
+    def key(self, name: str, scope: Scope) -> Hashable:
+        """Equal for constants of the same numbers."""
+        owner = scope.owner(name)
+        return ("constant", owner.key(name) if owner is not None else name)
+
+    def _leaves(self, name: str, scope: Scope) -> Iterator[tuple[str, Scope]]:
+        stack = [(name, scope)]
+        seen = set()
+        while stack:
+            one, inside = stack.pop()
+            owner = inside.owner(one)
+            if owner is None or owner.key(one) in seen:
+                continue
+            seen.add(owner.key(one))
+            node = owner.producers.get(one)
+            if node is None or node.op_type == "Constant":
+                yield one, owner
+            else:
+                stack.extend((below, owner) for below in reversed(node.input) if below)
+
+    def _is_constant(self, node: NodeProto, scope: Scope) -> bool:
+        if node.domain not in STANDARD or node.op_type in RANDOM + QUANTIZED or any(True for _ in graphs_of(node)):
+            return False
+        if node.op_type == "Constant":
+            return not any(attribute.name == "sparse_value" for attribute in node.attribute)
+        if not onnx.defs.has(node.op_type) or not all(self.has(name, scope) for name in node.input if name):
+            return False
+        for name in filter(None, node.output):
+            typed = scope.types.get(name)
+            if typed is None or not all(isinstance(size, int) for size in typed.shape) or math.prod(typed.example) > LARGEST:
+                return False
+        return True
+
+
+def widened(array: Any) -> Any:
+    """Floats of low precision in float64, anything else as it is."""
+    if isinstance(array, np.ndarray) and array.dtype != np.float64 and _is_float(array.dtype):
+        return array.astype(np.float64)
+    return array
+
+
+def evaluate(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str], model: ModelProto) -> list[Any]:
+    """Run nodes of the model in float64 with the ONNX reference evaluator."""
+    graph = helper.make_graph(
+        [wide_node(node) for node in nodes],
+        "stretch",
+        [helper.make_empty_tensor_value_info(name) for name in feeds],
+        [helper.make_empty_tensor_value_info(name) for name in outputs if name],
+    )
+    stretch = helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(4, model.ir_version))
+    stretch.functions.extend(model.functions)
+    named = [name for name in outputs if name]
+    old = any(one.domain in STANDARD and one.version < 14 for one in model.opset_import)
+    with np.errstate(all="ignore"):
+        results = dict(zip(named, ReferenceEvaluator(stretch, new_ops=[BatchNormalization] if old else None).run(None, dict(feeds)), strict=True))
+    return [results.get(name) for name in outputs]
+
+
+def wide_node(node: NodeProto) -> NodeProto:
+    """The node with float64 in the place of every narrower float that it names or holds."""
+    named = [one for one in node.attribute if _names_narrow(one)]
+    if not named:
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    for attribute in copy.attribute:
+        if not _names_narrow(attribute):
+            continue
+        if attribute.type == AttributeProto.INT:
+            attribute.i = TensorProto.DOUBLE
+        else:
+            attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
+    return copy
+
+
+def _names_narrow(attribute: AttributeProto) -> bool:
+    if attribute.type == AttributeProto.INT:
+        return attribute.name in ("to", "dtype") and attribute.i in FLOATS and attribute.i != TensorProto.DOUBLE
+    return attribute.type == AttributeProto.TENSOR and attribute.t.data_type in FLOATS and attribute.t.data_type != TensorProto.DOUBLE
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"

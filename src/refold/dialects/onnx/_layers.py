@@ -1,0 +1,230 @@
+"""From an affine convolution to the ONNX operators that compute it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from onnx import NodeProto, TensorProto, helper
+
+from refold.algebra import Formula, Stencil
+from refold.dialects.onnx._tensors import Array, Folded, Tensors, tensor_of
+from refold.graph import Map, Scalar
+
+PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class OnnxTarget:
+    """What a map takes when it is written with the standard operators."""
+
+    def operators(self, formula: Formula, dimensions: int) -> int | None:
+        """One for most, two where a shift or a padding stands by itself, None where no operators say it."""
+        stencil = formula.stencil
+        if stencil.is_diagonal:
+            scale = formula.evaluate().kernel
+            return max(1, int(bool((scale != 1).any())) + int(_has_bias(formula)))
+        if stencil.rank == 0:
+            if stencil.groups != 1 or dimensions < 2:
+                return None
+            return 1 if dimensions == 2 or not _has_bias(formula) else 2
+        if dimensions != stencil.rank + 2:
+            return None
+        if _is_upsampled(stencil):
+            return 1 if formula.fill is None and stencil.mode == "constant" and _transposed_geometry(stencil) is not None else None
+        if not _needs_pad(formula):
+            return 1
+        if formula.fill is not None and not bool((formula.fill == formula.fill[0]).all()):
+            return None
+        if stencil.mode != "constant" and any(min(window.before, window.after) < 0 for window in stencil.windows):
+            return None
+        return 2
+
+
+@dataclass(slots=True)
+class Layers:
+    """Makes the nodes of maps, and the initializers that they need: one for equal maps of one type.
+
+    `fresh` gives a name that no value has, near the one that is asked for.
+    """
+
+    tensors: Tensors
+    opset: int
+    fresh: Callable[[str], str]
+    initializers: list[TensorProto] = field(default_factory=list)
+    made: dict[object, str] = field(default_factory=dict)
+
+    def overflows(self, mapped: Map, elem_type: int) -> bool:
+        """Whether a folded number leaves the range of its type."""
+        dtype = _dtype(elem_type)
+        largest = float(ml_dtypes.finfo(dtype).max)
+        if isinstance(mapped, Scalar):
+            return max(abs(mapped.scale), abs(mapped.shift)) > largest
+        with np.errstate(over="ignore"):
+            if not bool(np.isfinite(mapped.level(None).astype(dtype)).all()):
+                return True
+            if mapped.peak < largest / 2:
+                return False
+            return not bool(np.isfinite(mapped.evaluate(dtype).kernel).all())
+
+    def emit(self, mapped: Map, x: str, dimensions: int, elem_type: int, value: str) -> list[NodeProto]:
+        """The nodes of one map, in order, without a scalar's shift; the last one's output is the result. None for the identity."""
+        if isinstance(mapped, Scalar):
+            return [] if mapped.scale == 1.0 else [self._node("Mul", [x, self.number(mapped.scale, elem_type, value)], value)]
+        stencil = mapped.stencil
+        if stencil.is_diagonal:
+            return self._scale(mapped, x, elem_type, value)
+        if stencil.rank == 0:
+            return self._linear(mapped, x, dimensions, elem_type, value)
+        if _is_upsampled(stencil):
+            return [self._transposed(mapped, x, elem_type, value)]
+        return self._convolution(mapped, x, elem_type, value)
+
+    def number(self, number: float, elem_type: int, value: str) -> str:
+        """The name of a tensor that holds one number."""
+        return self._small(np.asarray(number, np.float64), elem_type, f"{value}.scalar", ("number", number))
+
+    def _scale(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
+        whole = formula.evaluate()
+        shape = (-1, *([1] * formula.stencil.rank))
+        base, nodes = _base(formula, value), []
+        if bool((whole.kernel != 1).any()):
+            scale = self._small(whole.kernel.reshape(shape), elem_type, f"{base}.weight", ("scale", formula.key))
+            nodes.append(self._node("Mul", [x, scale], value))
+        if bool((whole.bias != 0).any()) or not nodes:
+            shift = self._small(whole.bias.reshape(shape), elem_type, f"{base}.bias", ("shift", formula.key))
+            nodes.append(self._node("Add", [nodes[-1].output[0] if nodes else x, shift], value))
+        return nodes
+
+    def _linear(self, formula: Formula, x: str, dimensions: int, elem_type: int, value: str) -> list[NodeProto]:
+        if dimensions == 2:
+            inputs = [x, self._kernel(formula, elem_type, "gemm", value), self._bias(formula, elem_type, value, always=self.opset < 11)]
+            return [self._node("Gemm", inputs, value, alpha=1.0, beta=1.0, transA=0, transB=1)]
+        nodes = [self._node("MatMul", [x, self._kernel(formula, elem_type, "matmul", value)], value)]
+        if _has_bias(formula):
+            nodes.append(self._node("Add", [nodes[0].output[0], self._bias(formula, elem_type, value)], value))
+        return nodes
+
+    def _convolution(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
+        stencil, nodes = formula.stencil, []
+        pads = [(window.before, window.after) for window in stencil.windows]
+        if _needs_pad(formula):
+            nodes.append(self._pad(formula, pads, x, elem_type, value))
+            pads = [(0, 0)] * len(pads)
+        inputs = [nodes[0].output[0] if nodes else x, self._kernel(formula, elem_type, "conv", value), self._bias(formula, elem_type, value)]
+        strides = [window.stride for window in stencil.windows]
+        nodes.append(self._node("Conv", inputs, value, strides=strides, pads=_flat(pads), **_geometry(stencil)))
+        return nodes
+
+    def _transposed(self, formula: Formula, x: str, elem_type: int, value: str) -> NodeProto:
+        geometry = _transposed_geometry(formula.stencil)
+        assert geometry is not None
+        pads, extra = geometry
+        inputs = [x, self._kernel(formula, elem_type, "transposed", value), self._bias(formula, elem_type, value)]
+        strides = [window.upsample for window in formula.stencil.windows]
+        more: dict[str, Any] = {"output_padding": extra} if any(extra) else {}
+        return self._node("ConvTranspose", inputs, value, strides=strides, pads=_flat(pads), **_geometry(formula.stencil), **more)
+
+    def _pad(self, formula: Formula, pads: Sequence[tuple[int, int]], x: str, elem_type: int, value: str) -> NodeProto:
+        level = 0.0 if formula.fill is None else float(formula.fill[0])
+        flat, mode = _flat([(0, 0), (0, 0), *pads]), PAD_MODES[formula.stencil.mode]
+        if self.opset < 11:
+            return self._node("Pad", [x], value, pads=flat, mode=mode, value=level)
+        amounts = self._store(np.asarray(flat, np.int64), TensorProto.INT64, f"{value}.pads", ("pads", tuple(flat)))
+        inputs = [x, amounts] if level == 0.0 else [x, amounts, self.number(level, elem_type, value)]
+        return self._node("Pad", inputs, value, mode=mode)
+
+    def _kernel(self, formula: Formula, elem_type: int, layout: str, value: str) -> str:
+        key = (layout, formula.key, elem_type)
+        if key not in self.made:
+            stencil = formula.stencil
+            shape: tuple[int, ...] = (stencil.out_channels, stencil.in_channels // stencil.groups, *stencil.taps)
+            if layout == "transposed":
+                shape = (stencil.in_channels, stencil.out_channels // stencil.groups, *stencil.taps)
+            elif layout == "matmul":
+                shape = shape[::-1]
+            name = self.made[key] = self.fresh(f"{_base(formula, value)}.weight")
+            tensor = TensorProto(name=name, data_type=elem_type, dims=shape)
+            self.tensors.put(tensor, Folded(formula, _dtype(elem_type), layout, shape))
+            self.initializers.append(tensor)
+        return self.made[key]
+
+    def _bias(self, formula: Formula, elem_type: int, value: str, *, always: bool = False) -> str:
+        if not always and not _has_bias(formula):
+            return ""
+        return self._small(formula.level(None), elem_type, f"{_base(formula, value)}.bias", ("bias", formula.key))
+
+    def _small(self, array: Array, elem_type: int, wish: str, key: object) -> str:
+        return self._store(array.astype(_dtype(elem_type)), elem_type, wish, key)
+
+    def _store(self, array: Array, elem_type: int, wish: str, key: object) -> str:
+        if (key, elem_type) not in self.made:
+            name = self.made[key, elem_type] = self.fresh(wish)
+            self.initializers.append(tensor_of(name, array, elem_type))
+        return self.made[key, elem_type]
+
+    def _node(self, operation: str, inputs: Sequence[str], value: str, /, **attributes: Any) -> NodeProto:
+        given = list(inputs)
+        while given and not given[-1]:
+            given.pop()
+        return helper.make_node(operation, given, [self.fresh(f"{value}.{operation.lower()}")], **attributes)
+
+
+def _base(formula: Formula, value: str) -> str:
+    """A name near the origin: the kernel's own, or what all that went into it have in common."""
+    names = [name for leaf in formula.leaves() if not leaf.stencil.is_diagonal for name in leaf.names[:1]]
+    if not names:
+        names = [name for leaf in formula.leaves() for name in leaf.names[:1]]
+    owners = [name.rpartition(".")[0] or name for name in dict.fromkeys(names)]
+    if not owners:
+        return value
+    if len(owners) == 1:
+        return f"{owners[0]}.folded"
+    shared = os.path.commonprefix([owner.split(".") for owner in owners])
+    return ".".join([*shared, "folded"]) if shared else f"{value}.folded"
+
+
+def _geometry(stencil: Stencil) -> dict[str, Any]:
+    return {"kernel_shape": list(stencil.taps), "dilations": [window.dilation for window in stencil.windows], "group": stencil.groups}
+
+
+def _transposed_geometry(stencil: Stencil) -> tuple[list[tuple[int, int]], list[int]] | None:
+    """Pads and output padding of the transposed convolution, or None where there are none that fit."""
+    pads, extras = [], []
+    for window in stencil.windows:
+        before, after = window.span - 1 - window.before, window.span - 1 - window.after
+        extra = max(0, -after)
+        if window.stride > 1 or before < 0 or extra >= max(window.upsample, window.dilation):
+            return None
+        pads.append((before, after + extra))
+        extras.append(extra)
+    return pads, extras
+
+
+def _needs_pad(formula: Formula) -> bool:
+    return (
+        formula.fill is not None
+        or formula.stencil.mode != "constant"
+        or any(min(window.before, window.after) < 0 for window in formula.stencil.windows)
+    )
+
+
+def _is_upsampled(stencil: Stencil) -> bool:
+    return any(window.upsample > 1 for window in stencil.windows)
+
+
+def _has_bias(formula: Formula) -> bool:
+    return bool((formula.level(None) != 0).any())
+
+
+def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    return [before for before, _ in pairs] + [after for _, after in pairs]
+
+
+def _dtype(elem_type: int) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+
+

@@ -1,0 +1,266 @@
+"""An ONNX model as the verbs see it: its neutral graph, a plan written back, and the evidence for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import ModelProto
+
+from refold.census import Census
+from refold.dialects.onnx._census import count
+from refold.dialects.onnx._constants import Constants
+from refold.dialects.onnx._layers import OnnxTarget
+from refold.dialects.onnx._load import Source, load
+from refold.dialects.onnx._prove import name_of, region_evidence
+from refold.dialects.onnx._read import OLDEST, read_graph
+from refold.dialects.onnx._run import Feeds, Session, draws_at_random, generated_feeds, given_feeds, truths
+from refold.dialects.onnx._save import save
+from refold.dialects.onnx._scopes import make_scopes
+from refold.dialects.onnx._tensors import FLOATS, Tensors
+from refold.dialects.onnx._write import Written, write_model
+from refold.errors import FoldError
+from refold.graph import Graph, Refusal
+from refold.plan import Fold, Plan, cost_as_it_stands
+from refold.verification import FACTOR, OutputEvidence, RegionEvidence
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+SEED = 20_261
+SIZES = 2
+"""How many sizes of inputs whole models are compared on."""
+
+
+class OnnxModel:
+    """An ONNX model that was read: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; `example` holds inputs for verification.
+
+    Raises `FoldError` where it is not a valid model or holds NaN.
+    """
+
+    def __init__(self, model: Any, example: Any = None, kwargs: Mapping[str, Any] | None = None) -> None:
+        self._source: Source = load(model)
+        self._given = _merged(self._source.skeleton, example, kwargs)
+        self._notes: list[str] = []
+        self._top, complaint = make_scopes(self._source.skeleton)
+        if complaint is not None:
+            self._notes.append(f"shape inference does not go through ({complaint}), so more than needed may be left alone")
+        if self._source.opset < OLDEST:
+            self._notes.append(f"opset {self._source.opset} is older than {OLDEST}; nothing is folded, convert the model first")
+        self._constants = Constants(self._source, self._top)
+        self.graph: Graph = read_graph(self._top, self._constants, self._source.opset)
+
+    target = OnnxTarget()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it was read from."""
+        return self._source.files
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the reading and the proof."""
+        return tuple(self._notes)
+
+    @cached_property
+    def multiply_adds(self) -> int:
+        """Of the linear operators that were read, for one run on the example's sizes."""
+        return sum(cost_as_it_stands(node, self.graph).multiply_adds for node in self.graph.linear())
+
+    @property
+    def census(self) -> Census:
+        """What the model holds as it stands."""
+        return count(self._source.skeleton, self._source.tensors, self.multiply_adds)
+
+    def write(self, plan: Plan) -> OnnxDeployed:
+        """The folded model and what belongs to it."""
+        return OnnxDeployed(self, write_model(self._source, self._top, self._constants, plan))
+
+    def session(self, *, optimized: bool = False) -> Session:
+        """The original, ready to run."""
+        return Session(self._source.skeleton, self._source.tensors, self._source.files, optimized=optimized)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxDeployed:
+    """A folded model beside the one that it came from."""
+
+    source: OnnxModel
+    written: Written
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds that were written."""
+        return self.written.folds
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Folds that could not be written."""
+        return self.written.refusals
+
+    @property
+    def model(self) -> ir.Model:
+        """The model; large weights are worked out when they are read."""
+        return _ir_model(self.written.skeleton, self.written.tensors)
+
+    @property
+    def census(self) -> Census:
+        """What the folded model holds."""
+        saved = sum(fold.before.multiply_adds - fold.after.multiply_adds for fold in self.folds)
+        return count(self.written.skeleton, self.written.tensors, self.source.multiply_adds - saved)
+
+    def name_of(self, fold: Fold) -> str:
+        """The name of the node that a fold became."""
+        return name_of(fold, self.written)
+
+    def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
+        """Each fold, run both ways in float64."""
+        source = self.source
+        yield from region_evidence(source._source, source._top, source._constants, source.graph, self.written, seed)
+        source._constants.forget()
+
+    def output_evidence(self) -> Iterator[OutputEvidence]:
+        """Each output on the inputs that were given, or on random ones."""
+        if draws_at_random(self.source._source.skeleton):
+            self.source._notes.append("the model draws random numbers, so its outputs were not compared")
+            return iter(())
+        return _compared(self.source, lambda: Session(self.written.skeleton, self.written.tensors), tolerant=True)
+
+    def save(self, path: Path, kind: str) -> None:
+        """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file."""
+        if kind != "onnx":
+            raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
+        save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external)
+
+
+def compare(original: Any, other: Any, example: Any, kwargs: Mapping[str, Any] | None = None) -> Iterator[OutputEvidence]:
+    """Each output of two models on the same inputs, and the truth of the first."""
+    first, second = OnnxModel(original, example, kwargs), OnnxModel(other)
+    return _compared(first, second.session, tolerant=False)
+
+
+def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[OutputEvidence]:
+    skeleton = source._source.skeleton
+    try:
+        runs = list(_original_runs(source))
+    except FoldError as error:
+        if source._given is not None or not tolerant:
+            raise
+        source._notes.append(f"outputs were not compared: {error}")
+        return
+    session: Session = other()
+    depth = sum(1 for _ in source.graph.linear())
+    for number, (feeds, outputs) in enumerate(runs):
+        folded = session.run(feeds)
+        if len(folded) != len(outputs):
+            raise FoldError(f"the two models give {len(outputs)} and {len(folded)} outputs; compare models that give the same")
+        known = truths(source._source, source._top, feeds, source.multiply_adds, _ratio(source, feeds))
+        noise = [0.0] * len(outputs) if known else _noise(source, feeds, outputs, folded, depth)
+        for position, output in enumerate(skeleton.graph.output):
+            mine, theirs = outputs[position], folded[position]
+            if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
+                continue
+            elem_type = output.type.tensor_type.elem_type
+            name = output.name if len(runs) == 1 else f"{output.name} (inputs {number + 1})"
+            rounding = FLOATS.get(elem_type, 0.0)
+            scale = float(np.abs(mine.astype(np.float64)).max(initial=0.0)) if rounding else 0.0
+            length = max(depth, math.ceil(noise[position] / (rounding * scale))) if rounding * scale > 0 else depth
+            yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, length)
+
+
+def _original_runs(source: OnnxModel) -> Iterator[tuple[Feeds, list[Any]]]:
+    """Inputs that the original runs on, and what it gives."""
+    session = source.session()
+    skeleton = source._source.skeleton
+    if source._given is not None:
+        yield source._given, session.run(source._given)
+        return
+    done, failure = 0, None
+    for feeds in generated_feeds(skeleton, SEED):
+        try:
+            outputs = session.run(feeds)
+        except FoldError as error:
+            failure = failure or error
+            continue
+        yield feeds, outputs
+        done += 1
+        if done == SIZES:
+            return
+    if failure is not None and not done:
+        raise failure
+
+
+def _noise(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any], depth: int) -> list[float]:
+    """How far the original is from itself where the runtime fuses and orders its sums otherwise.
+
+    Worked out only where the two models differ by more than the roundings of as many layers explain.
+    """
+    if all(_distance(mine, theirs) <= max(1, depth) * _unnoticed(mine) for mine, theirs in zip(outputs, folded, strict=True)):
+        return [0.0] * len(outputs)
+    again = source.session(optimized=True).run(feeds)
+    return [_distance(mine, other) for mine, other in zip(outputs, again, strict=True)]
+
+
+def _unnoticed(output: Any) -> float:
+    """What the roundings of one layer explain."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f":
+        return 0.0
+    return FACTOR * float(np.finfo(output.dtype).eps) / 2 * float(np.nan_to_num(np.abs(output)).max(initial=0.0))
+
+
+def _distance(one: Any, other: Any) -> float:
+    if not isinstance(one, np.ndarray) or one.dtype.kind != "f" or one.shape != other.shape:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        return float(np.nan_to_num(np.abs(one.astype(np.float64) - other.astype(np.float64)), posinf=0.0).max(initial=0.0))
+
+
+def _ratio(source: OnnxModel, feeds: Feeds) -> float:
+    """How much larger these inputs are than those of the example."""
+    ratio = 1.0
+    for name, array in feeds.items():
+        typed = source._top.types.get(name)
+        if typed is not None:
+            ratio = max(ratio, array.size / math.prod(max(1, size) for size in typed.example))
+    return ratio
+
+
+def _merged(skeleton: ModelProto, example: Any, kwargs: Mapping[str, Any] | None) -> Feeds | None:
+    if example is None and not kwargs:
+        return None
+    if kwargs:
+        example = {**(example if isinstance(example, Mapping) else {}), **kwargs}
+    return given_feeds(skeleton, example)[0]
+
+
+def _ir_model(skeleton: ModelProto, tensors: Tensors) -> ir.Model:
+    import onnx_ir as ir
+
+    model = ir.from_proto(skeleton)
+    assert isinstance(model, ir.Model)
+
+    def lazy(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        proto = getattr(tensor, "raw", None)
+        payload = None if proto is None or isinstance(proto, (list, tuple)) else tensors.payload(proto)
+        if payload is None:
+            return tensor
+        return ir.LazyTensor(
+            lambda: ir.Tensor(tensors.array(proto), dtype=tensor.dtype, name=tensor.name), tensor.dtype, ir.Shape(tensor.shape), name=tensor.name
+        )
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = lazy(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and attribute.value is not None:
+                    node.attributes[name] = ir.Attr(name, ir.AttributeType.TENSOR, lazy(attribute.as_tensor()), doc_string=attribute.doc_string)
+    return model
+
+

@@ -1,0 +1,590 @@
+"""What each ONNX operator makes of its inputs, one small reader an operator. Reading names no block and no model.
+
+A reader gets the node with its attributes and inputs by name, and gives the terms of a linear node, an `Obstruction` where the operator
+could have been linear but is not here, or None where it is not linear at all. Operators are read as opsets 7 and later define them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from refold import algebra
+from refold.algebra import AffineConv, Leaf, Mode, Obstruction
+from refold.dialects.onnx._constants import QUANTIZED, Constants
+from refold.dialects.onnx._scopes import Equalities, Scope, Size, Typed, same_shape
+from refold.dialects.onnx._tensors import FLOATS, Array
+from refold.errors import AlgebraError, FoldError, GeometryError
+from refold.geometry import Window, same_padding
+from refold.graph import IDENTITY, Map, Scalar
+
+Terms: TypeAlias = "dict[str, Map]"
+Padding: TypeAlias = "list[tuple[int, int]]"
+
+MODES: Mapping[str, Mode] = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+LIKE = np.zeros(0)
+EPSILON = float(np.float32(1e-5))
+"""What an `epsilon` that is left out is: the schema holds it in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A linear operator: its terms, and the kernel weights that it stores."""
+
+    terms: Terms
+    weights: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node with what is known of its surroundings."""
+
+    node: NodeProto
+    scope: Scope
+    constants: Constants
+    equalities: Equalities
+    opset: int
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes by name, strings decoded."""
+        found = {one.name: helper.get_attribute_value(one) for one in self.node.attribute}
+        return {name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in found.items()}
+
+    def get(self, name: str, default: Any) -> Any:
+        """An attribute, or what it is where it is not there."""
+        return self.attributes.get(name, default)
+
+    def input(self, position: int) -> str:
+        """The name of an input, empty where it is left out."""
+        return self.node.input[position] if position < len(self.node.input) else ""
+
+    def typed(self, name: str) -> Typed | None:
+        """What is known of a value."""
+        return self.scope.typed(name)
+
+    @property
+    def output(self) -> Typed:
+        """What is known of the first output; readers are only called where it is a float tensor of known rank."""
+        typed = self.scope.typed(self.node.output[0])
+        assert typed is not None
+        return typed
+
+    def is_constant(self, name: str) -> bool:
+        """Whether an input is a constant."""
+        return self.constants.has(name, self.scope)
+
+    def value(self, name: str) -> Array:
+        """The numbers of a constant input."""
+        return self.constants.value(name, self.scope)
+
+    def is_activation(self, name: str) -> bool:
+        """Whether an input hangs on the inputs of the model and is a float tensor of the output's type and of known rank."""
+        typed = self.typed(name) if name else None
+        return typed is not None and not self.is_constant(name) and typed.elem_type == self.output.elem_type
+
+    def keeps_shape(self, name: str) -> bool:
+        """Whether the output surely has the shape of an input."""
+        return same_shape(self.typed(name), self.output, self.equalities)
+
+    def spatial(self, name: str, rank: int) -> tuple[Size, ...]:
+        """The last sizes of a value."""
+        typed = self.typed(name)
+        assert typed is not None
+        return self.equalities.shape(typed)[len(typed.shape) - rank :]
+
+    def channels(self, name: str) -> int | None:
+        """The second size of a value, where it is known."""
+        typed = self.typed(name)
+        size = typed.shape[1] if typed is not None and len(typed.shape) > 1 else None
+        return size if isinstance(size, int) else None
+
+    def leaf(self, value: AffineConv, names: Sequence[str], *key: object) -> Leaf:
+        """A map made of constants of the graph, under their names; they must be finite."""
+        given = [name for name in names if name]
+        sources = tuple(dict.fromkeys(one for name in given for one in self.constants.sources(name, self.scope)))
+        rounding = max((self.constants.rounding(name, self.scope) for name in given), default=2.0**-53)
+        origin = (self.node.op_type, *(self.constants.key(name, self.scope) if name else None for name in names), repr(key))
+        leaf = Leaf(value, sources, origin, rounding)
+        if not (math.isfinite(leaf.peak) and bool(np.isfinite(value.bias).all())):
+            raise self.not_finite(sources)
+        return leaf
+
+    def not_finite(self, sources: Sequence[str]) -> FoldError:
+        """What to raise for NaN and infinite weights."""
+        culprits = [name for name in sources if not bool(np.isfinite(np.asarray(self.value(name), np.float64)).all())]
+        return FoldError(
+            f"the weights of {self.node.name or self.node.output[0]} ({', '.join(culprits or sources) or 'constants'}) hold NaN or infinite "
+            "numbers; mend the checkpoint before folding"
+        )
+
+    def finite(self, number: float, name: str) -> float:
+        """The number, which must not be NaN or infinite."""
+        if not math.isfinite(number):
+            raise self.not_finite(self.constants.sources(name, self.scope))
+        return number
+
+    def made_at_run_time(self, name: str, role: str) -> Obstruction:
+        """Why a map cannot be read whose weights are not constants."""
+        owner = self.scope.owner(name)
+        if owner is not None and name in owner.initializers:
+            fact = f"its {role} `{name}` is an initializer that is also an input, so that a caller may replace it"
+            return Obstruction("reading", fact, "take it off the list of inputs")
+        maker = None if owner is None else owner.producers.get(name)
+        if maker is not None and maker.op_type in QUANTIZED:
+            return Obstruction("reading", f"its {role} `{name}` is quantized ({maker.op_type})", "fold the float model and quantize it afterwards")
+        return Obstruction("reading", f"its {role} `{name}` is computed at run time", "nothing: the map changes with the input")
+
+
+Reader: TypeAlias = Callable[[Call], "Reading | Obstruction | None"]
+READERS: dict[str, Reader] = {}
+
+
+def reads(*operators: str) -> Callable[[Reader], Reader]:
+    """Register a reader for operators by their names."""
+
+    def register(reader: Reader) -> Reader:
+        READERS.update(dict.fromkeys(operators, reader))
+        return reader
+
+    return register
+
+
+def read(call: Call) -> Reading | Obstruction | None:
+    """What one node makes of its inputs."""
+    operation = call.node.op_type
+    if operation in QUANTIZED:
+        return Obstruction("reading", f"{operation} rounds to integers, so it is not linear", "fold the float model and quantize it afterwards")
+    typed = call.scope.typed(call.node.output[0])
+    if operation not in READERS or typed is None or typed.elem_type not in FLOATS:
+        return None
+    return READERS[operation](call)
+
+
+# ---------------------------------------------------------------------------------------------------------------- convolution and linear
+
+
+@reads("Conv")
+def _convolution(call: Call) -> Reading | Obstruction | None:
+    """y = W * x + b"""
+    x, weight, bias = call.input(0), call.input(1), call.input(2)
+    prepared = _weights(call, x, weight, bias)
+    if prepared is None or isinstance(prepared, Obstruction):
+        return prepared
+    kernel, offset = prepared
+    rank = kernel.ndim - 2
+    if rank < 1 or tuple(call.get("kernel_shape", kernel.shape[2:])) != kernel.shape[2:]:
+        return None
+    strides, dilations = call.get("strides", [1] * rank), call.get("dilations", [1] * rank)
+    padding = _padding(call, kernel.shape[2:], strides, dilations)
+    if isinstance(padding, Obstruction):
+        return padding
+    value = algebra.convolution(
+        kernel, offset, stride=strides, padding=padding, dilation=dilations, groups=call.get("group", 1)
+    )
+    return Reading({x: call.leaf(value, (weight, bias), padding, strides, dilations, value.groups)}, kernel.size)
+
+
+@reads("ConvTranspose")
+def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
+    """y = W^T x + b"""
+    x, weight, bias = call.input(0), call.input(1), call.input(2)
+    prepared = _weights(call, x, weight, bias)
+    if prepared is None or isinstance(prepared, Obstruction):
+        return prepared
+    kernel, offset = prepared
+    rank = kernel.ndim - 2
+    if rank < 1 or tuple(call.get("kernel_shape", kernel.shape[2:])) != kernel.shape[2:]:
+        return None
+    strides, dilations = call.get("strides", [1] * rank), call.get("dilations", [1] * rank)
+    extra = call.get("output_padding", [0] * rank)
+    padding = _transposed_padding(call, kernel.shape[2:], strides, dilations, extra)
+    if isinstance(padding, Obstruction):
+        return padding
+    if any(before < 0 or after < 0 for before, after in padding):
+        return Obstruction("reading", f"its output shape asks for the negative padding {padding}", "state `pads` and `output_padding` instead")
+    value = algebra.transposed_convolution(
+        kernel, offset, stride=strides, padding=padding, output_padding=extra, dilation=dilations, groups=call.get("group", 1)
+    )
+    return Reading({x: call.leaf(value, (weight, bias), padding, strides, dilations, extra, value.groups)}, kernel.size)
+
+
+@reads("Gemm")
+def _gemm(call: Call) -> Reading | Obstruction | None:
+    """y = alpha x W + beta c"""
+    x, weight, addend = call.input(0), call.input(1), call.input(2)
+    if not call.is_activation(x) or call.get("transA", 0):
+        return None
+    if not call.is_constant(weight):
+        return call.made_at_run_time(weight, "weight")
+    kernel = call.value(weight)
+    kernel = kernel if call.get("transB", 0) else kernel.T
+    alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
+    if alpha != 1.0:
+        kernel = alpha * kernel.astype(np.float64)
+    terms: Terms = {}
+    offset = None
+    if addend and call.is_constant(addend):
+        level = np.asarray(call.value(addend), np.float64) * beta
+        if level.size not in (1, kernel.shape[0]) or (level.ndim == 2 and level.shape[0] != 1):
+            return None
+        offset = np.broadcast_to(level.reshape(-1), (kernel.shape[0],)).astype(np.float64)
+    elif addend:
+        if not call.is_activation(addend) or not call.keeps_shape(addend) or addend == x:
+            return None
+        terms[addend] = Scalar(beta)
+    value = algebra.linear(kernel, offset)
+    terms[x] = call.leaf(value, (weight, addend if offset is not None else ""), alpha, beta, call.get("transB", 0))
+    return Reading(terms, kernel.size)
+
+
+@reads("MatMul")
+def _matmul(call: Call) -> Reading | Obstruction | None:
+    """y = x W, over the last axis"""
+    x, weight = call.input(0), call.input(1)
+    typed = call.typed(x)
+    if not call.is_activation(x) or not call.is_constant(weight) or typed is None or len(typed.shape) < 2:
+        return None
+    kernel = call.value(weight)
+    if kernel.ndim != 2:
+        return None
+    return Reading({x: call.leaf(algebra.linear(kernel.T), (weight,))}, kernel.size)
+
+
+def _weights(call: Call, x: str, weight: str, bias: str) -> tuple[Array, Array | None] | Obstruction | None:
+    """Kernel and bias of a convolution of x, where they are constants."""
+    typed = call.typed(x)
+    if not call.is_activation(x) or typed is None:
+        return None
+    for name, role in ((weight, "weight"), (bias, "bias")):
+        if name and not call.is_constant(name):
+            return call.made_at_run_time(name, role)
+    kernel = call.value(weight)
+    return None if kernel.ndim != len(typed.shape) else (kernel, call.value(bias) if bias else None)
+
+
+def _padding(call: Call, taps: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Padding | Obstruction:
+    """Padding before and after each axis, from `pads` or `auto_pad`."""
+    rank = len(taps)
+    match call.get("auto_pad", "NOTSET"):
+        case "NOTSET" | "":
+            return _pairs(call.get("pads", [0] * 2 * rank))
+        case "VALID":
+            return [(0, 0)] * rank
+        case convention:
+            pairs: Padding = []
+            for axis, size in enumerate(call.spatial(call.input(0), rank)):
+                if not isinstance(size, int) and strides[axis] > 1:
+                    return Obstruction(
+                        "reading",
+                        f"auto_pad {convention} with stride {strides[axis]} pads by what the size of axis {axis} asks for, and that is free",
+                        "fix the input size, or state `pads`",
+                    )
+                # With stride 1 the padding is the same for every size.
+                items = size if isinstance(size, int) else 1 + dilations[axis] * taps[axis]
+                way = "upper" if convention == "SAME_UPPER" else "lower"
+                pairs += same_padding((items,), (taps[axis],), (strides[axis],), (dilations[axis],), convention=way)  # type: ignore[arg-type]
+            return pairs
+
+
+def _transposed_padding(
+    call: Call, taps: Sequence[int], strides: Sequence[int], dilations: Sequence[int], extra: Sequence[int]
+) -> Padding | Obstruction:
+    """What a transposed convolution takes off its output, from `pads`, `output_shape` or `auto_pad`."""
+    rank = len(taps)
+    convention = call.get("auto_pad", "NOTSET") or "NOTSET"
+    shape = call.get("output_shape", None)
+    if shape is None and convention in ("NOTSET", "VALID"):
+        return _pairs(call.get("pads", [0] * 2 * rank)) if convention == "NOTSET" else [(0, 0)] * rank
+    spans = [d * (k - 1) + 1 for k, d in zip(taps, dilations, strict=True)]
+    if shape is None:
+        totals = [span + more - stride for span, more, stride in zip(spans, extra, strides, strict=True)]
+    else:
+        sizes = call.spatial(call.input(0), rank)
+        if not all(isinstance(size, int) for size in sizes):
+            return Obstruction("reading", "its `output_shape` is fixed where the size of its input is free", "state `pads` instead")
+        totals = [
+            stride * (size - 1) + more + span - wanted  # type: ignore[operator]
+            for stride, size, more, span, wanted in zip(strides, sizes, extra, spans, shape[-rank:], strict=True)
+        ]
+    halves = [(total // 2, total - total // 2) for total in totals]
+    return halves if convention == "SAME_UPPER" else [(after, before) for before, after in halves]
+
+
+def _pairs(pads: Sequence[int]) -> Padding:
+    half = len(pads) // 2
+    return [(int(before), int(after)) for before, after in zip(pads[:half], pads[half:], strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------------------- normalization
+
+
+@reads("BatchNormalization")
+def _batch_norm(call: Call) -> Reading | Obstruction | None:
+    """y = gamma (x - mean) / sqrt(variance + eps) + beta"""
+    x, *names = (call.input(position) for position in range(5))
+    if not call.is_activation(x):
+        return None
+    if call.get("training_mode", 0) or any(call.node.output[1:]):
+        return Obstruction(
+            "reading", "this batch norm is in training mode, so its scale and shift change with the batch", "export the model in eval mode"
+        )
+    if not call.get("spatial", 1) or len(call.output.shape) < 2:
+        return None
+    for name, role in zip(names, ("scale", "bias", "mean", "variance"), strict=True):
+        if not call.is_constant(name):
+            return call.made_at_run_time(name, role)
+    weight, bias, mean, variance = map(call.value, names)
+    epsilon, rank = call.get("epsilon", EPSILON), len(call.output.shape) - 2
+    for name in names:
+        if not bool(np.isfinite(np.asarray(call.value(name), np.float64)).all()):
+            raise call.not_finite(call.constants.sources(name, call.scope))
+    with np.errstate(all="ignore"):
+        value = algebra.batch_norm(mean, variance, weight, bias, eps=epsilon, rank=rank)
+    if not bool(np.isfinite(value.kernel).all()):
+        return Obstruction("reading", "its variance and epsilon give no finite scale", "mend the running statistics")
+    return Reading({x: call.leaf(value, names, epsilon, rank)}, mean.size)
+
+
+# ---------------------------------------------------------------------------------------------------------------- elementwise arithmetic
+
+
+@reads("Add", "Sum", "Sub")
+def _sum(call: Call) -> Reading | Obstruction | None:
+    """y = a + b + ..., y = a - b"""
+    sign = -1.0 if call.node.op_type == "Sub" else 1.0
+    signed = [(name, sign if position else 1.0) for position, name in enumerate(call.node.input)]
+    active = [(name, factor) for name, factor in signed if call.is_activation(name)]
+    constant = [(name, factor) for name, factor in signed if call.is_constant(name)]
+    if len(active) + len(constant) != len(signed) or not active or any(not call.keeps_shape(name) for name, _ in active):
+        return None
+    if not constant:
+        totals: dict[str, float] = {}
+        for name, factor in active:
+            totals[name] = totals.get(name, 0.0) + factor
+        return Reading({name: Scalar(factor) for name, factor in totals.items()})
+    if len(active) != 1 or len(constant) != 1:
+        return None
+    ((x, own), (other, factor)) = active[0], constant[0]
+    found = _per_channel(call, other)
+    if isinstance(found, float):
+        return Reading({x: Scalar(own, call.finite(factor * found, other))}, 1)
+    if found is None:
+        return None
+    levels, rank = found
+    value = algebra.scale_and_shift(np.full_like(levels, own), factor * levels, rank)
+    return Reading({x: call.leaf(value, (other,), own, factor, rank)}, levels.size)
+
+
+@reads("Neg")
+def _negate(call: Call) -> Reading | Obstruction | None:
+    """y = -x"""
+    x = call.input(0)
+    return Reading({x: Scalar(-1.0)}) if call.is_activation(x) else None
+
+
+@reads("Mul")
+def _multiply(call: Call) -> Reading | Obstruction | None:
+    """y = c x"""
+    x, factor = call.input(0), call.input(1)
+    if not call.is_activation(x):
+        x, factor = factor, x
+    return _scaled(call, x, factor, invert=False)
+
+
+@reads("Div")
+def _divide(call: Call) -> Reading | Obstruction | None:
+    """y = x / c"""
+    return _scaled(call, call.input(0), call.input(1), invert=True)
+
+
+def _scaled(call: Call, x: str, factor: str, *, invert: bool) -> Reading | None:
+    if not call.is_activation(x) or not call.is_constant(factor) or not call.keeps_shape(x):
+        return None
+    found = _per_channel(call, factor)
+    if found is None or (invert and bool(np.any(np.equal(found if isinstance(found, float) else found[0], 0)))):
+        return None
+    if isinstance(found, float):
+        return Reading({x: Scalar(call.finite(1 / found if invert else found, factor))}, 1)
+    levels, rank = found
+    value = algebra.scale_and_shift(1 / levels if invert else levels, np.zeros_like(levels), rank)
+    return Reading({x: call.leaf(value, (factor,), invert, rank)}, levels.size)
+
+
+def _per_channel(call: Call, name: str) -> float | tuple[Array, int] | None:
+    """A constant operand as one number, or as one number a channel with the rank of the axes behind the channels."""
+    typed = call.typed(name)
+    if typed is None or typed.elem_type not in FLOATS or not all(isinstance(size, int) for size in typed.shape):
+        return None
+    wide = [axis - len(typed.shape) for axis, size in enumerate(typed.shape) if size != 1]
+    if len(wide) > 1 or len(typed.shape) > len(call.output.shape):
+        return None
+    levels = np.asarray(call.value(name), np.float64).reshape(-1)
+    if not wide:
+        return float(levels[0])
+    if levels.size == 0 or call.output.shape[wide[0]] != levels.size:
+        return None
+    return levels, -wide[0] - 1
+
+
+# ----------------------------------------------------------------------------------------------------------- pooling, padding, slicing
+
+
+@reads("AveragePool")
+def _average_pool(call: Call) -> Reading | Obstruction | None:
+    """y = mean of the window, its zero padding counted"""
+    x = call.input(0)
+    taps = call.get("kernel_shape", ())
+    rank = len(taps)
+    channels = call.channels(x)
+    if not call.is_activation(x) or channels is None or len(call.output.shape) != rank + 2:
+        return None
+    strides, dilations = call.get("strides", [1] * rank), call.get("dilations", [1] * rank)
+    padding = _padding(call, taps, strides, dilations)
+    if isinstance(padding, Obstruction):
+        return padding
+    if any(pair != (0, 0) for pair in padding) and not call.get("count_include_pad", 0):
+        return Obstruction(
+            "reading", f"average pooling with padding {padding} leaves its padding out of the mean, so border and middle differ",
+            "export it with count_include_pad = 1",
+        )
+    kernel = np.full((channels, 1, *taps), 1 / math.prod(taps))
+    value = algebra.convolution(kernel, stride=strides, padding=padding, dilation=dilations, groups=channels)
+    if call.get("ceil_mode", 0) and not _floors_alike(value, call.spatial(x, rank)):
+        return Obstruction(
+            "reading", "average pooling with ceil_mode has windows that hang over the border", "use ceil_mode = 0 or a size that divides"
+        )
+    return Reading({x: call.leaf(value, (), channels, tuple(taps), strides, dilations, padding)})
+
+
+def _floors_alike(value: AffineConv, sizes: Sequence[Size]) -> bool:
+    """Whether rounding the number of positions up makes no difference."""
+    for window, size in zip(value.windows, sizes, strict=True):
+        if window.stride > 1 and (not isinstance(size, int) or (size + window.excess) % window.stride):
+            return False
+    return True
+
+
+@reads("Pad")
+def _pad(call: Call) -> Reading | Obstruction | None:
+    """y = x, continued"""
+    x = call.input(0)
+    rank = len(call.output.shape) - 2
+    channels = call.channels(x)
+    mode = MODES.get(call.get("mode", "constant"))
+    if not call.is_activation(x) or channels is None or rank < 1 or mode is None:
+        return None
+    pads, level = _pad_amounts(call), _pad_level(call)
+    if pads is None or level is None or not math.isfinite(level):
+        return None
+    if pads[:2] != [(0, 0), (0, 0)] or (mode != "constant" and any(min(pair) < 0 for pair in pads)):
+        return None
+    windows = [Window(1, before=before, after=after) for before, after in pads[2:]]
+    fill = np.full((channels,), level) if mode == "constant" and level else None
+    value = algebra.window(channels, windows, LIKE, mode=mode, fill=fill)
+    return Reading({x: call.leaf(value, (), channels, pads, mode, level)})
+
+
+def _pad_amounts(call: Call) -> Padding | None:
+    """Padding before and after every axis, where it is constant."""
+    ndim = len(call.output.shape)
+    if call.opset < 11:
+        return _pairs(call.get("pads", []))
+    pads, axes = call.input(1), call.input(3)
+    if not call.is_constant(pads) or (axes and not call.is_constant(axes)):
+        return None
+    given = _pairs([int(n) for n in call.value(pads).reshape(-1)])
+    where = [int(n) % ndim for n in call.value(axes).reshape(-1)] if axes else range(ndim)
+    result = [(0, 0)] * ndim
+    for axis, pair in zip(where, given, strict=True):
+        result[axis] = pair
+    return result
+
+
+def _pad_level(call: Call) -> float | None:
+    if call.opset < 11:
+        return float(call.get("value", 0.0))
+    name = call.input(2)
+    if not name:
+        return 0.0
+    return float(np.asarray(call.value(name), np.float64).reshape(-1)[0]) if call.is_constant(name) else None
+
+
+@reads("Slice")
+def _slice(call: Call) -> Reading | Obstruction | None:
+    """y = x[..., start:end:step, ...]"""
+    x = call.input(0)
+    channels = call.channels(x)
+    bounds = _slice_bounds(call)
+    if not call.is_activation(x) or bounds is None:
+        return None
+    shape = call.spatial(x, len(call.output.shape))
+    windows = [Window(1)] * len(shape)
+    for axis, start, end, step in bounds:
+        size = shape[axis]
+        if step < 1:
+            return None
+        if isinstance(size, int):
+            start = max(0, start + size) if start < 0 else min(start, size)
+            end = max(0, end + size) if end < 0 else min(end, size)
+            if end <= start:
+                return None
+            after = end - size
+        elif start < 0 or 0 <= end < 2**31 - 1:
+            return None
+        else:
+            after = min(end, 0)
+        windows[axis] = Window(1, stride=step, before=-start, after=after)
+    if all(window.is_point for window in windows):
+        return Reading({x: IDENTITY})
+    if channels is None or len(shape) < 3 or not all(window.is_point for window in windows[:2]):
+        return None
+    return Reading({x: call.leaf(algebra.window(channels, windows[2:], LIKE), (), channels, windows)})
+
+
+def _slice_bounds(call: Call) -> list[tuple[int, int, int, int]] | None:
+    """Axis, start, end and step of each axis that is cut, where they are constant."""
+    ndim = len(call.output.shape)
+    if call.opset < 10:
+        starts, ends = call.get("starts", []), call.get("ends", [])
+        axes, steps = call.get("axes", range(len(starts))), [1] * len(starts)
+    else:
+        names = [call.input(position) for position in range(1, 5)]
+        if any(name and not call.is_constant(name) for name in names) or not (names[0] and names[1]):
+            return None
+        starts, ends = ([int(n) for n in call.value(name).reshape(-1)] for name in names[:2])
+        axes = call.value(names[2]).reshape(-1) if names[2] else range(len(starts))
+        steps = call.value(names[3]).reshape(-1) if names[3] else [1] * len(starts)
+    return [
+        (int(axis) % ndim, int(start), int(end), int(step)) for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------------- nothing but a name
+
+
+@reads("Identity", "Cast")
+def _unchanged(call: Call) -> Reading | Obstruction | None:
+    """y = x, where the type stays"""
+    return Reading({call.input(0): IDENTITY}) if call.is_activation(call.input(0)) else None
+
+
+@reads("Dropout")
+def _dropout(call: Call) -> Reading | Obstruction | None:
+    """y = x, in inference"""
+    x, training = call.input(0), call.input(2)
+    if not call.is_activation(x) or any(call.node.output[1:]):
+        return None
+    if training and not (call.is_constant(training) and not bool(call.value(training).any())):
+        return None
+    return Reading({x: IDENTITY})
+
+
+MISREAD = (GeometryError, AlgebraError, ValueError, IndexError, TypeError, OverflowError)
+"""What a reader meets on a node whose numbers do not belong together."""

@@ -1,0 +1,151 @@
+"""Runs the original nodes of a region, and the nodes that replace them, in float64 on random input, with the ONNX reference evaluator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from refold.dialects.onnx._constants import Constants, evaluate, wide_node, widened
+from refold.dialects.onnx._load import Source
+from refold.dialects.onnx._scopes import Scope
+from refold.dialects.onnx._tensors import FLOATS, Array
+from refold.dialects.onnx._write import Written
+from refold.errors import FoldError
+from refold.graph import Graph, Scalar, Value
+from refold.plan import Fold
+from refold.verification import RegionEvidence
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def region_evidence(source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, seed: int) -> Iterator[RegionEvidence]:
+    """Each fold, run both ways.
+
+    The sizes are the smallest at which every border case occurs, or those of the example where the original region does not run there.
+    """
+    owners = {scope.key(name): (scope, name) for scope in top.all() for name in scope.producers}
+    stored = {tensor.name: tensor for tensor in written.skeleton.graph.initializer}
+    for fold in written.folds:
+        scope, value = owners[fold.value]
+        roots = {root.removeprefix(scope.prefix): root for root in fold.form}
+        region = _region(value, scope, set(roots), constants)
+        weights = {name: widened(constants.value(name, scope)) for name in _constants_of(region, scope, constants)}
+        new = written.emitted[fold.value]
+        read = dict.fromkeys(name for node in new for name in node.input if name in stored and name not in roots)
+        folded_weights = {name: widened(np.asarray(written.tensors.array(stored[name]))) for name in read}
+        evidence: RegionEvidence | Exception | None = None
+        for shapes in (_small_shapes(graph, fold), {root: graph.values[root].example for root in fold.form}):
+            random = np.random.default_rng(seed)
+            inputs = {name: random.standard_normal(shapes[root]) for name, root in roots.items()}
+            try:
+                original, peak = _run(region, {**inputs, **weights}, value, source)
+                folded, _ = _run(new, {**inputs, **folded_weights}, value, source)
+                magnitude, _ = _run(_absolute(new), _magnitudes({**inputs, **folded_weights}), value, source)
+            except Exception as error:  # the evaluator's operators raise what they like
+                evidence = error
+                continue
+            length = sum(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in + 1 for mapped in fold.form.values())
+            longest = max((array.size // max(1, min(array.shape or (1,))) for array in weights.values()), default=1)
+            peak = max(peak, *(float(np.abs(array).max(initial=0.0)) for array in inputs.values()))
+            evidence = RegionEvidence(
+                name_of(fold, written),
+                tuple(node.operation for node in fold.nodes),
+                original,
+                folded,
+                magnitude,
+                peak,
+                max(length, longest) + len(fold.nodes),
+                FLOATS[scope.types[value].elem_type],
+            )
+            if original.shape == folded.shape:
+                break
+        if not isinstance(evidence, RegionEvidence):
+            raise FoldError(f"the region of {fold.value} does not run in the ONNX reference evaluator ({evidence}); fold with verify=False") from evidence
+        yield evidence
+
+
+def name_of(fold: Fold, written: Written) -> str:
+    """The name of the node that a fold became."""
+    return written.emitted[fold.value][-1].name
+
+
+def _run(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], value: str, source: Source) -> tuple[Array, float]:
+    """The value, and the largest number on the way."""
+    names = [name for node in nodes for name in node.output[:1] if name]
+    results = evaluate(nodes, feeds, names, source.skeleton)
+    peak = max((float(np.abs(result).max(initial=0.0)) for result in results), default=0.0)
+    return np.asarray(results[names.index(value)]), peak
+
+
+def _magnitudes(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.abs(array) if array.dtype.kind == "f" else array for name, array in feeds.items()}
+
+
+def _absolute(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes with a difference turned into a sum."""
+    result = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(wide_node(node))
+        if copy.op_type == "Sub":
+            copy.op_type = "Add"
+        for attribute in copy.attribute:
+            if copy.op_type == "Pad" and attribute.name == "value":
+                attribute.f = abs(attribute.f)
+        result.append(copy)
+    return result
+
+
+def _region(value: str, scope: Scope, roots: set[str], constants: Constants) -> list[NodeProto]:
+    """The nodes from the roots to the value, in order."""
+    found: set[str] = set()
+    stack = [value]
+    while stack:
+        name = stack.pop()
+        if name in found or (name in roots and name != value) or constants.has(name, scope):
+            continue
+        found.add(name)
+        stack.extend(one for one in scope.producers[name].input if one)
+    return [node for node in scope.graph.node if any(name in found for name in node.output)]
+
+
+def _constants_of(region: Sequence[NodeProto], scope: Scope, constants: Constants) -> list[str]:
+    names = dict.fromkeys(name for node in region for name in node.input if name)
+    return [name for name in names if constants.has(name, scope)]
+
+
+def _small_shapes(graph: Graph, fold: Fold) -> Shapes:
+    """Shapes of the roots at the smallest output that has both borders and a middle, congruent to fixed sizes modulo the strides."""
+    output = graph.values[fold.value]
+    stencils = [mapped.stencil for mapped in fold.form.values() if not isinstance(mapped, Scalar)]
+    rank = max((stencil.rank for stencil in stencils), default=0)
+    lead = len(output.example) - rank - 1
+    wanted = []
+    for axis in range(rank):
+        windows = [stencil.windows[axis] for stencil in stencils]
+        borders = max(math.ceil(max(0, w.before) / w.stride) + math.ceil(max(0, w.after) / w.stride) for w in windows)
+        middle = max(w.upsample for w in windows) + 1
+        wanted.append(_at_most(output, lead + 1 + axis, borders + middle))
+    shapes = {}
+    for root, mapped in fold.form.items():
+        value = graph.values[root]
+        if isinstance(mapped, Scalar):
+            shapes[root] = (*[1] * lead, *value.example[lead : len(value.example) - rank], *wanted)
+            continue
+        sizes = []
+        for axis, window in enumerate(mapped.stencil.windows):
+            position = lead + 1 + axis
+            fixed = value.shape[position]
+            rest = 0 if fixed is None else (window.places(fixed) + window.excess) % window.stride
+            places = window.stride * (wanted[axis] - 1) - window.excess + rest
+            sizes.append(max(1, _at_most(value, position, -(-(places - 1) // window.upsample) + 1)))
+        shapes[root] = (*[1] * lead, mapped.stencil.in_channels, *sizes)
+    return shapes
+
+
+def _at_most(value: Value, axis: int, size: int) -> int:
+    fixed = value.shape[axis]
+    return size if fixed is None else min(fixed, size)

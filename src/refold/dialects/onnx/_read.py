@@ -1,0 +1,132 @@
+"""From the graphs of an ONNX model to the neutral graph."""
+
+from __future__ import annotations
+
+from onnx import NodeProto
+
+from refold.algebra import Obstruction
+from refold.dialects.onnx._constants import STANDARD, Constants
+from refold.dialects.onnx._load import graphs_of
+from refold.dialects.onnx._operators import MISREAD, Call, Reading, read
+from refold.dialects.onnx._scopes import Equalities, Scope, broadcast, value_of
+from refold.errors import FoldError
+from refold.graph import Graph, Linear, Opaque, Refusal, Scalar
+
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Pow", "PRelu")
+OLDEST = 7
+"""The first opset whose operators broadcast and normalize as they do today."""
+
+
+def read_graph(top: Scope, constants: Constants, opset: int) -> Graph:
+    """All graphs of a model as one neutral graph. A graph within another shares no value with it: what it captures is a root of its own."""
+    graph = Graph()
+    equalities = Equalities()
+    for scope in top.all():
+        _read_scope(scope, constants, opset, graph, equalities)
+    return graph
+
+
+def _read_scope(scope: Scope, constants: Constants, opset: int, graph: Graph, equalities: Equalities) -> None:
+    for name in (*(one.name for one in scope.graph.input), *scope.captured(), *scope.initializers):
+        typed = scope.typed(name)
+        if typed is not None and not constants.has(name, scope):
+            graph.values[scope.key(name)] = value_of(scope.key(name), typed)
+    inner: dict[int, set[str]] = {}
+    for node, one in scope.within:
+        inner.setdefault(id(node), set()).update(one.captured())
+    for number, node in enumerate(scope.graph.node):
+        if node.output and all(constants.has(name, scope) for name in node.output if name):
+            continue
+        for name in filter(None, node.output):
+            typed = scope.typed(name)
+            if typed is not None:
+                graph.values[scope.key(name)] = value_of(scope.key(name), typed)
+        reads = {name for name in node.input if name} | inner.get(id(node), set())
+        reads = {scope.key(name) for name in reads if not constants.has(name, scope)}
+        _learn_elementwise(node, scope, equalities)
+        linear = _linear(node, scope, constants, opset, graph, equalities)
+        for name in [name for name in node.output if name] or [f"#{number} {node.op_type}"]:
+            key = scope.key(name)
+            graph.nodes[key] = linear if linear is not None and linear.output == key else Opaque(key, node.op_type, tuple(sorted(reads)))
+        if linear is not None:
+            _learn_windows(node, scope, linear, equalities)
+    graph.outputs |= {scope.key(one.name) for one in scope.graph.output}
+
+
+def _linear(node: NodeProto, scope: Scope, constants: Constants, opset: int, graph: Graph, equalities: Equalities) -> Linear | None:
+    if node.domain not in STANDARD or opset < OLDEST or not node.output or not node.output[0] or any(True for _ in graphs_of(node)):
+        return None
+    call = Call(node, scope, constants, equalities, opset)
+    try:
+        reading = read(call)
+        fits = isinstance(reading, Reading) and _agrees(call, reading)
+    except FoldError:
+        raise
+    except MISREAD:
+        return None
+    if isinstance(reading, Obstruction):
+        graph.refusals.append(Refusal(scope.key(node.output[0]), node.op_type, reading.law, reading.fact, reading.remedy))
+    if not isinstance(reading, Reading) or not fits:
+        return None
+    given = [name for name in node.input if name and constants.has(name, scope)]
+    return Linear(
+        scope.key(node.output[0]),
+        node.op_type,
+        {scope.key(name): mapped for name, mapped in reading.terms.items()},
+        weights=reading.weights,
+        operators=1 + sum(constants.operators(name, scope) for name in given),
+        sources=tuple(dict.fromkeys(source for name in given for source in constants.sources(name, scope))),
+    )
+
+
+def _agrees(call: Call, reading: Reading) -> bool:
+    """Whether the maps give the shape that was inferred; what does not is left alone."""
+    result = call.output.shape
+    for name, mapped in reading.terms.items():
+        typed = call.typed(name)
+        if typed is None:
+            return False
+        if isinstance(mapped, Scalar):
+            continue
+        stencil = mapped.stencil
+        channel = len(typed.shape) - 1 - stencil.rank
+        sizes = tuple(size if isinstance(size, int) else None for size in typed.shape[channel + 1 :])
+        if channel < 0 or typed.shape[channel] != stencil.in_channels or len(result) != len(typed.shape):
+            return False
+        expected = (stencil.out_channels, *stencil.output_sizes(sizes))
+        if any(n is not None and isinstance(size, int) and size != n for n, size in zip(expected, result[channel:], strict=True)):
+            return False
+    return True
+
+
+def _learn_elementwise(node: NodeProto, scope: Scope, equalities: Equalities) -> None:
+    """Elementwise operators give the sizes that they are given; inference names free ones anew."""
+    typed = scope.typed(node.output[0]) if node.output else None
+    if typed is None or node.op_type not in ELEMENTWISE or node.domain not in STANDARD:
+        return
+    operands = [scope.typed(name) for name in node.input]
+    shapes = [equalities.shape(one) for one in operands if one is not None]
+    if not shapes or len(shapes) < len(operands):
+        return
+    for size, known in zip(typed.shape, broadcast(shapes), strict=False):
+        equalities.equate(size, known)
+
+
+def _learn_windows(node: NodeProto, scope: Scope, linear: Linear, equalities: Equalities) -> None:
+    """Windows that move alike over equal sizes give equal sizes."""
+    typed = scope.typed(node.output[0])
+    assert typed is not None
+    for root, mapped in linear.terms.items():
+        given = scope.typed(root.removeprefix(scope.prefix))
+        assert given is not None
+        windows = () if isinstance(mapped, Scalar) else mapped.stencil.windows
+        channel = len(typed.shape) if isinstance(mapped, Scalar) else len(typed.shape) - 1 - len(windows)
+        for axis, (size, source) in enumerate(zip(typed.shape, given.shape, strict=True)):
+            if axis < channel:
+                equalities.equate(size, source)
+            elif axis > channel:
+                window = windows[axis - channel - 1]
+                if window.stride == window.upsample == 1 and window.excess == -1:
+                    equalities.equate(size, source)
+                else:
+                    equalities.learn(size, (window.stride, window.upsample, window.excess, equalities.find(source)))

@@ -1,0 +1,169 @@
+"""Runs whole models in ONNX Runtime, its optimizations off so that its own fusing hides nothing, and in float64 where that is affordable."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from refold.dialects.onnx._constants import RANDOM, evaluate, widened
+from refold.dialects.onnx._load import Source, every_node, graphs_of
+from refold.dialects.onnx._save import save, size_of
+from refold.dialects.onnx._scopes import GUESSES, Scope, free_sizes, set_sizes
+from refold.dialects.onnx._tensors import FLOATS, Array, Tensors, type_name
+from refold.errors import FoldError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Feeds = dict[str, Array]
+
+AFFORDABLE = 1_000_000_000
+"""Multiply-adds up to which the reference evaluator is asked for the float64 truth."""
+SLOW = ("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAlign", "GridSample", "DeformConv",
+        "NonMaxSuppression", "DFT", "STFT", "MaxUnpool", "MaxRoiPool")  # fmt: skip
+"""Operators that the reference evaluator works out item by item."""
+PATIENCE = 400_000
+"""Items of theirs up to which it is asked all the same."""
+
+
+class Session:
+    """A model ready to run; `names` are its outputs."""
+
+    def __init__(self, skeleton: ModelProto, tensors: Tensors, files: tuple[Path, ...] = (), *, optimized: bool = False) -> None:
+        import onnxruntime  # its loading takes longer than many a fold, which does not need it without verification
+
+        self.names = [output.name for output in skeleton.graph.output]
+        options = onnxruntime.SessionOptions()
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if optimized else levels.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        if files:
+            self._session = _open(str(files[0]), options)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            save(skeleton, tensors, path, external=size_of(skeleton, tensors) > 1 << 29)
+            self._session = _open(str(path), options)
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Any]:
+        """The outputs. Raises `FoldError` with the runtime's own message where it does not run."""
+        try:
+            return list(self._session.run(self.names, dict(feeds)))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {'×'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
+            raise FoldError(f"the model does not run on {shapes}: {_first_line(error)}; give inputs that it takes") from error
+
+
+def given_feeds(skeleton: ModelProto, given: Any) -> list[Feeds]:
+    """Inputs that the caller gave: a `.npz`, arrays by name, or a sequence in the order of the inputs.
+
+    Raises `FoldError` where one is missing or is no input.
+    """
+    names = [value.name for value in _required(skeleton)]
+    known = [value.name for value in skeleton.graph.input]
+    if isinstance(given, (str, os.PathLike)):
+        try:
+            with np.load(Path(given), allow_pickle=False) as archive:
+                given = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, AttributeError) as error:
+            raise FoldError(f"cannot read inputs from {os.fspath(given)}: {_first_line(error)}; save them with numpy.savez by input name") from error
+    if not isinstance(given, Mapping):
+        arrays = list(given) if isinstance(given, (tuple, list)) else [given]
+        if len(arrays) > len(names):
+            raise FoldError(f"{len(arrays)} inputs were given, the model takes {len(names)}: {', '.join(names)}")
+        given = dict(zip(names, arrays, strict=False))
+    unknown, missing = [name for name in given if name not in known], [name for name in names if name not in given]
+    if unknown or missing:
+        fact = f"no input is called {unknown[0]!r}" if unknown else f"input {missing[0]!r} is not given"
+        raise FoldError(f"{fact}; the model takes {', '.join(names) or 'none'}")
+    return [{name: np.asarray(array) for name, array in given.items()}]
+
+
+def generated_feeds(skeleton: ModelProto, seed: int) -> Iterator[Feeds]:
+    """Random inputs of the shapes and types that the model states; several sizes for what is free, for the caller to take two that run.
+
+    Raises `FoldError` where an input is not a tensor of numbers.
+    """
+    free = any(True for _ in free_sizes(skeleton))
+    for number, guess in enumerate(GUESSES if free else GUESSES[:1]):
+        sized = ModelProto()
+        sized.CopyFrom(skeleton)
+        shapes = set_sizes(sized, guess, batch=1 + number % 2)
+        random = np.random.default_rng(seed + number)
+        yield {value.name: _random(value, shapes, random) for value in _required(skeleton)}
+
+
+def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: float) -> list[Any] | None:
+    """The outputs in float64, or None where that is too much work or does not run.
+
+    `ratio` is how much larger these inputs are than the example that the types of the scope tell of.
+    """
+    graph = source.skeleton.graph
+    nodes = list(graph.node)
+    slow = sum(_items(name, top) for node in nodes if node.op_type in SLOW for name in node.output[:1])
+    if multiply_adds * ratio > AFFORDABLE or slow * ratio > PATIENCE or len(nodes) > 2000 or graph.sparse_initializer:
+        return None
+    if any(any(True for _ in graphs_of(node)) or node.domain not in ("", "ai.onnx") for node in nodes):
+        return None
+    if any(node.op_type == "BatchNormalization" and any(node.output[1:]) for node in nodes):
+        return None
+    try:
+        wide = {tensor.name: widened(source.tensors.array(tensor)) for tensor in graph.initializer}
+        wide.update({name: widened(array) for name, array in feeds.items()})
+        return evaluate(nodes, wide, [output.name for output in graph.output], source.skeleton)
+    except Exception:  # the evaluator's operators raise what they like
+        return None
+
+
+def _items(name: str, top: Scope) -> int:
+    typed = top.types.get(name)
+    return PATIENCE + 1 if typed is None else math.prod(typed.example)
+
+
+def draws_at_random(skeleton: ModelProto) -> bool:
+    """Whether two runs of the model may differ."""
+    return any(node.op_type in RANDOM and node.op_type != "Dropout" for node in every_node(skeleton)) or any(
+        node.op_type == "Dropout" and len(node.input) > 2 for node in every_node(skeleton)
+    )
+
+
+def _required(skeleton: ModelProto) -> list[ValueInfoProto]:
+    defaults = {tensor.name for tensor in skeleton.graph.initializer}
+    return [value for value in skeleton.graph.input if value.name not in defaults]
+
+
+def _random(value: ValueInfoProto, shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator) -> Array:
+    elem_type = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else 0
+    if value.name not in shapes or elem_type in (0, TensorProto.STRING):
+        raise FoldError(f"no input can be made up for `{value.name}`, which is not a tensor of numbers with a shape; give inputs")
+    shape = shapes[value.name]
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+    if elem_type in FLOATS:
+        return random.standard_normal(shape).astype(dtype)
+    if dtype.kind not in "iub":
+        raise FoldError(f"no input can be made up for `{value.name}` of type {type_name(elem_type)}; give inputs")
+    if dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(dtype)
+    # Never 0, by which a runtime that divides integers dies; wider types hold indices and masks more often than not.
+    return random.integers(1, 128 if dtype.itemsize == 1 else 2, shape).astype(dtype)
+
+
+def _open(model: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise FoldError(f"ONNX Runtime does not load the model: {_first_line(error)}; mend the model, or fold with verify=False") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".;") if lines else type(error).__name__

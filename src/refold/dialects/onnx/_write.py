@@ -1,0 +1,228 @@
+"""From a plan back to an ONNX model: each fold in the place of the node that made its value, everything else as it was."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from onnx import GraphProto, ModelProto, NodeProto, helper
+
+from refold.dialects.onnx._constants import Constants
+from refold.dialects.onnx._layers import Layers
+from refold.dialects.onnx._load import Source, graphs_of
+from refold.dialects.onnx._scopes import Scope
+from refold.dialects.onnx._tensors import Tensors, type_name
+from refold.graph import Refusal, Scalar
+from refold.plan import Fold, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A skeleton with its tensors, the nodes that compute each fold, and the folds that could not be written."""
+
+    skeleton: ModelProto
+    tensors: Tensors
+    emitted: dict[str, tuple[NodeProto, ...]]
+    folds: tuple[Fold, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def write_model(source: Source, top: Scope, constants: Constants, plan: Plan) -> Written:
+    """Write a plan as a model of its own.
+
+    Ensures that every folded weight is finite: a fold whose numbers leave the range of their type is refused here. Kernels are not worked
+    out yet, unless that is needed to know.
+    """
+    return _Writer(source, top, constants).write(plan)
+
+
+@dataclass(slots=True)
+class _Writer:
+    source: Source
+    top: Scope
+    constants: Constants
+    taken: set[str] = field(default_factory=set)
+    emitted: dict[str, tuple[NodeProto, ...]] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+
+    def write(self, plan: Plan) -> Written:
+        skeleton = ModelProto()
+        skeleton.CopyFrom(self.source.skeleton)
+        tensors = Tensors(self.source.tensors.token, list(self.source.tensors.payloads))
+        self.taken = {name for scope in self.top.all() for name in (*scope.producers, *scope.initializers, *scope.inputs)}
+        layers = Layers(tensors, self.source.opset, self._fresh)
+        owners = {scope.key(name): (scope, name) for scope in self.top.all() for name in scope.producers}
+        folds, refusals = [], []
+        for fold in plan.folds:
+            scope, name = owners[fold.value]
+            refusal = self._refusal(fold, scope, name, layers)
+            if refusal is not None:
+                refusals.append(refusal)
+                continue
+            folds.append(fold)
+            self.emitted[fold.value] = self._emit(fold, scope, name, layers)
+        self._find_dead(folds, owners)
+        self._rewrite(self.top, skeleton.graph)
+        self._place_initializers(skeleton, layers)
+        return Written(skeleton, tensors, self.emitted, tuple(folds), tuple(refusals))
+
+    def _fresh(self, wish: str) -> str:
+        name = next(one for one in itertools.chain([wish], (f"{wish}_{n}" for n in itertools.count(1))) if one not in self.taken)
+        self.taken.add(name)
+        return name
+
+    def _refusal(self, fold: Fold, scope: Scope, name: str, layers: Layers) -> Refusal | None:
+        elem_type = scope.types[name].elem_type
+        if not any(layers.overflows(mapped, elem_type) for mapped in fold.form.values()):
+            return None
+        return Refusal(
+            fold.value,
+            " + ".join(dict.fromkeys(node.operation for node in fold.nodes)),
+            "rounding",
+            f"folded weights leave the range of {type_name(elem_type)}",
+            "fold the model in float32 and convert it afterwards",
+        )
+
+    def _emit(self, fold: Fold, scope: Scope, value: str, layers: Layers) -> tuple[NodeProto, ...]:
+        typed = scope.types[value]
+        elem_type, dimensions = typed.elem_type, len(typed.shape)
+        made: list[NodeProto] = []
+        total: str | None = None
+        loose = 0.0
+        ordered = sorted(fold.form.items(), key=lambda term: (isinstance(term[1], Scalar), isinstance(term[1], Scalar) and term[1].scale < 0))
+        for root, mapped in ordered:
+            term = root.removeprefix(scope.prefix)
+            joins = "Add"
+            if isinstance(mapped, Scalar):
+                loose += mapped.shift
+                if mapped.scale == -1.0 and total is not None:
+                    mapped, joins = Scalar(), "Sub"
+            nodes = layers.emit(mapped, term, dimensions, elem_type, value)
+            made.extend(nodes)
+            term = nodes[-1].output[0] if nodes else term
+            if total is not None:
+                made.append(helper.make_node(joins, [total, term], [self._fresh(f"{value}.{joins.lower()}")]))
+                term = made[-1].output[0]
+            total = term
+        if loose:
+            made.append(helper.make_node("Add", [total, layers.number(loose, elem_type, value)], [self._fresh(f"{value}.add")]))
+        last = made[-1].output[0]
+        for number, node in enumerate(made):
+            node.name = self._node_name(scope, value, number, len(made))
+            node.input[:] = [value if one == last else one for one in node.input]
+        made[-1].output[0] = value
+        return tuple(made)
+
+    def _node_name(self, scope: Scope, value: str, number: int, total: int) -> str:
+        name = scope.producers[value].name or value
+        return name if number == total - 1 else f"{name}.{number}"
+
+    def _find_dead(self, folds: Sequence[Fold], owners: dict[str, tuple[Scope, str]]) -> None:
+        """Find the nodes that only what was folded away still read, back to the constants."""
+        removable = {node.output for fold in folds for node in fold.nodes}
+        uses: Counter[str] = Counter()
+        for scope in self.top.all():
+            for node in scope.graph.node:
+                uses.update(self._reads(node, scope))
+            uses.update(scope.key(one.name) for one in scope.graph.output)
+        stack: list[str] = []
+
+        def drop(node: NodeProto, scope: Scope) -> None:
+            for key in self._reads(node, scope):
+                uses[key] -= 1
+                stack.append(key)
+
+        for fold in folds:
+            scope, _ = owners[fold.value]
+            for node in self.emitted[fold.value]:
+                uses.update(self._reads(node, scope))
+        for fold in folds:
+            scope, name = owners[fold.value]
+            drop(scope.producers[name], scope)
+        while stack:
+            key = stack.pop()
+            if uses[key] or key in self.gone or key in self.emitted or key not in owners:
+                continue
+            scope, name = owners[key]
+            node = scope.producers[name]
+            outputs = [scope.key(one) for one in node.output if one]
+            if any(uses[one] for one in outputs) or not (key in removable or self.constants.has(name, scope)):
+                continue
+            self.gone.update(outputs)
+            drop(node, scope)
+
+    def _reads(self, node: NodeProto, scope: Scope) -> Iterator[str]:
+        """Keys of the values that a node reads, where they are defined."""
+        for name in filter(None, node.input):
+            owner = scope.owner(name)
+            if owner is not None:
+                yield owner.key(name)
+
+    def _rewrite(self, scope: Scope, graph: GraphProto) -> None:
+        within = iter(scope.within)
+        nodes: list[NodeProto] = []
+        for original, node in zip(scope.graph.node, graph.node, strict=True):
+            for _, inner in graphs_of(node):
+                self._rewrite(next(within)[1], inner)
+            key = next((scope.key(name) for name in original.output if name), None)
+            if key in self.emitted:
+                nodes.extend(self.emitted[key])
+                self.emitted[key][-1].doc_string = original.doc_string
+            elif key is None or key not in self.gone:
+                copy = NodeProto()
+                copy.CopyFrom(node)
+                nodes.append(copy)
+        del graph.node[:]
+        graph.node.extend(nodes)
+        left = {name for node in nodes for name in node.output} | {one.name for one in (*graph.input, *graph.initializer)}
+        vanished = {name for name in scope.producers if name not in left}
+        for listed in (graph.value_info, graph.quantization_annotation):
+            for position in reversed(range(len(listed))):
+                entry = listed[position]
+                if (entry.name if hasattr(entry, "name") else entry.tensor_name) in vanished:
+                    del listed[position]
+
+    def _place_initializers(self, skeleton: ModelProto, layers: Layers) -> None:
+        graph = skeleton.graph
+        read = _names_read(graph)
+        needed_as_input = skeleton.ir_version < 4
+        inputs = {one.name for one in graph.input}
+        for position in reversed(range(len(graph.initializer))):
+            name = graph.initializer[position].name
+            if name not in read and (needed_as_input or name not in inputs):
+                del graph.initializer[position]
+                self._forget_input(graph, name)
+        for tensor in layers.initializers:
+            graph.initializer.append(tensor)
+            if needed_as_input:
+                graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        for node in graph.node:
+            for _, inner in graphs_of(node):
+                _drop_unused(inner)
+
+    def _forget_input(self, graph: GraphProto, name: str) -> None:
+        for listed in (graph.input, graph.value_info):
+            for position in reversed(range(len(listed))):
+                if listed[position].name == name:
+                    del listed[position]
+
+
+def _names_read(graph: GraphProto) -> set[str]:
+    """Names that a graph or one within it reads or gives."""
+    names = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    for node in graph.node:
+        for _, inner in graphs_of(node):
+            names |= _names_read(inner)
+    return names
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    read = _names_read(graph) | {one.name for one in graph.input}
+    for position in reversed(range(len(graph.initializer))):
+        if graph.initializer[position].name not in read:
+            del graph.initializer[position]
+    for node in graph.node:
+        for _, inner in graphs_of(node):
+            _drop_unused(inner)

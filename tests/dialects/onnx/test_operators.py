@@ -1,0 +1,399 @@
+"""Each operator: folded with what stands beside it, and compared with the original in the reference evaluator and in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+import refold
+from refold.folding import FoldResult
+from tests.dialects.onnx.models import batch_norm, kinds, model_of, random, rep_block, run, run_reference
+
+Shape = Sequence[int | str | None]
+
+
+def written(result: FoldResult) -> ModelProto:
+    """The folded model, checked in full."""
+    import onnx_ir as ir
+
+    proto = ir.to_proto(result.model)
+    assert isinstance(proto, ModelProto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def folded(model: ModelProto, expected: Sequence[str], feeds: dict[str, Any] | None = None) -> ModelProto:
+    """The folded model, of these operators, the same function, and with nothing left to fold."""
+    result = refold.fold(model, feeds)
+    new = written(result)
+    assert kinds(new) == list(expected)
+    if feeds is not None:
+        for mine, theirs in zip(run_reference(model, feeds), run_reference(new, feeds), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert refold.check(new) == ()
+    return new
+
+
+def x_of(*shape: int) -> dict[str, Any]:
+    return {"x": random(*shape, seed=5)}
+
+
+def test_three_branches_become_one_convolution() -> None:
+    folded(model_of(*rep_block(), x=("N", 4, "H", "W")), ["Conv", "Relu"], x_of(2, 4, 7, 5))
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 21, 23, onnx.defs.onnx_opset_version()])
+def test_every_opset(opset: int) -> None:
+    model = model_of(*rep_block(), opset=opset, ir_version=min(onnx.IR_VERSION, 10))
+    result = refold.fold(model) if opset < 24 else refold.fold(model, verify=False)
+    assert kinds(written(result)) == ["Conv", "Relu"]
+    assert written(result).opset_import[0].version == opset
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("taps", [2, 3])
+def test_convolution_pads_itself(auto_pad: str, stride: int, taps: int) -> None:
+    constants = {"w": random(6, 4, taps, taps)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], auto_pad=auto_pad, strides=[stride] * 2),
+        batch_norm("c", "y", 6, constants),
+    ]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_auto_pad_of_a_free_size_is_refused() -> None:
+    constants = {"w": random(6, 4, 3, 3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], auto_pad="SAME_UPPER", strides=[2, 2]),
+        batch_norm("c", "y", 6, constants),
+    ]
+    result = refold.fold(model_of(nodes, constants, (1, 4, "H", "W")))
+    assert result.report.folds == ()
+    assert any("fix the input size" in refusal.remedy for refusal in result.report.refusals)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolutions_of_every_rank_and_their_groups(rank: int) -> None:
+    constants = {"w": random(4, 2, *[3] * rank), "b": random(4)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], group=2, dilations=[2] * rank, pads=[2] * 2 * rank),
+        batch_norm("c", "y", 4, constants),
+    ]
+    folded(model_of(nodes, constants, (1, 4, *[7] * rank)), ["Conv"], x_of(1, 4, *[7] * rank))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "size"),
+    [
+        ({}, 5),
+        ({"strides": [2, 2]}, 5),
+        ({"strides": [2, 2], "pads": [1, 0, 1, 1], "output_padding": [1, 1]}, 5),
+        ({"strides": [3, 2], "dilations": [2, 1], "pads": [2, 1, 1, 0]}, 4),
+        ({"strides": [2, 2], "auto_pad": "SAME_UPPER"}, 5),
+        ({"strides": [2, 2], "auto_pad": "VALID"}, 5),
+        ({"strides": [1, 1]}, 5),
+    ],
+)
+def test_transposed_convolution_takes_what_follows(attributes: dict[str, Any], size: int) -> None:
+    constants = {"w": random(4, 3, 3, 3), "b": random(3), "s": random(3, 1, 1)}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w", "b"], ["c"], **attributes),
+        batch_norm("c", "n", 3, constants),
+        helper.make_node("Mul", ["n", "s"], ["y"]),
+    ]
+    kind = "Conv" if attributes.get("strides") in (None, [1, 1]) else "ConvTranspose"
+    new = refold.fold(model_of(nodes, constants, (1, 4, size, size)), x_of(1, 4, size, size))
+    assert kinds(written(new)) == [kind]
+
+
+@pytest.mark.parametrize("operation", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("shape", [(), (1,), (6, 1, 1), (1, 6, 1, 1)])
+def test_arithmetic_with_a_constant_behind_a_convolution(operation: str, shape: tuple[int, ...]) -> None:
+    constants = {"w": random(6, 4, 3, 3), "c": np.abs(random(*shape)) + np.float32(0.5)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v"]), helper.make_node(operation, ["v", "c"], ["y"])]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_a_constant_minus_a_convolution() -> None:
+    constants = {"w": random(6, 4, 3, 3), "c": random(6, 1, 1)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v"]), helper.make_node("Sub", ["c", "v"], ["y"])]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_a_constant_over_a_convolution_is_left() -> None:
+    constants = {"w": random(6, 4, 3, 3), "c": random(6, 1, 1)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v"]), helper.make_node("Div", ["c", "v"], ["y"])]
+    folded(model_of(nodes, constants), ["Conv", "Div"], None)
+
+
+def test_neg_sum_sub_identity_and_dropout_between_branches() -> None:
+    constants = {"a": random(4, 4, 3, 3), "b": random(4, 4, 1, 1), "c": random(4, 4, 1, 3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["va"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "b"], ["vb"]),
+        helper.make_node("Conv", ["x", "c"], ["vc"], pads=[0, 1, 0, 1]),
+        helper.make_node("Neg", ["vb"], ["nb"]),
+        helper.make_node("Identity", ["vc"], ["ic"]),
+        helper.make_node("Dropout", ["ic"], ["dc"]),
+        helper.make_node("Sum", ["va", "nb", "dc"], ["s"]),
+        helper.make_node("Sub", ["s", "x"], ["y"]),
+    ]
+    folded(model_of(nodes, constants, ("N", 4, "H", "W")), ["Conv"], x_of(2, 4, 6, 5))
+
+
+@pytest.mark.parametrize(("attributes", "left"), [
+    ({"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}, ["Conv"]),
+    ({"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, ["AveragePool", "Conv", "Add"]),
+    ({"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "count_include_pad": 1}, ["Conv"]),
+    ({"kernel_shape": [3, 3], "auto_pad": "SAME_LOWER"}, ["AveragePool", "Conv", "Add"]),
+    ({"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1, "ceil_mode": 1}, ["Conv"]),
+])  # fmt: skip
+def test_average_pooling_as_a_branch(attributes: dict[str, Any], left: list[str]) -> None:
+    constants = {"w": random(4, 4, 3, 3)}
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["p"], **attributes),
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["p", "c"], ["y"]),
+    ]
+    folded(model_of(nodes, constants), left, x_of(1, 4, 9, 9))
+
+
+def test_ceil_mode_that_hangs_over_is_refused() -> None:
+    constants = {"w": random(4, 4, 2, 2)}
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        helper.make_node("Conv", ["p", "w"], ["y"]),
+    ]
+    result = refold.fold(model_of(nodes, constants))
+    assert any("ceil_mode" in refusal.fact for refusal in result.report.refusals)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+@pytest.mark.parametrize("opset", [9, 13, 19])
+def test_padding_in_front_of_a_convolution(mode: str, opset: int) -> None:
+    if mode == "wrap" and opset < 19:
+        pytest.skip("this opset does not know it")
+    pads = [0, 0, 1, 2, 0, 0, 3, 1]
+    constants: dict[str, Any] = {"w": random(6, 4, 3, 3)}
+    if opset < 11:
+        pad = helper.make_node("Pad", ["x"], ["p"], pads=pads, mode=mode)
+    else:
+        constants["pads"] = np.asarray(pads)
+        pad = helper.make_node("Pad", ["x", "pads"], ["p"], mode=mode)
+    nodes = [pad, helper.make_node("Conv", ["p", "w"], ["c"]), batch_norm("c", "y", 6, constants)]
+    expected = ["Conv"] if mode == "constant" else ["Pad", "Conv"]
+    result = refold.fold(model_of(nodes, constants, opset=opset))
+    assert kinds(written(result)) == expected
+    assert result.report.certificate is not None and result.report.certificate.passed
+
+
+def test_padding_with_a_value_and_on_some_axes() -> None:
+    constants = {"w": random(6, 4, 3, 3), "pads": np.asarray([1, 1]), "level": np.float32(0.5), "axes": np.asarray([-1])}
+    nodes = [
+        helper.make_node("Pad", ["x", "pads", "level", "axes"], ["p"]),
+        helper.make_node("Conv", ["p", "w"], ["c"]),
+        batch_norm("c", "y", 6, constants),
+    ]
+    folded(model_of(nodes, constants, opset=18), ["Pad", "Conv"], None)
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("x", [(1, 4, 9, 9), (1, 4, "H", "W")])
+def test_cropping_by_slices_behind_a_convolution(opset: int, x: Shape) -> None:
+    constants: dict[str, Any] = {"w": random(6, 4, 3, 3)}
+    if opset < 10:
+        cut = helper.make_node("Slice", ["c"], ["y"], starts=[1, 1], ends=[-1, -1], axes=[2, 3])
+    else:
+        constants |= {"starts": np.asarray([1, 1]), "ends": np.asarray([-1, -1]), "axes": np.asarray([2, 3])}
+        cut = helper.make_node("Slice", ["c", "starts", "ends", "axes"], ["y"])
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), cut]
+    folded(model_of(nodes, constants, x, opset=opset), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_a_strided_slice() -> None:
+    constants = {"w": random(6, 4, 3, 3), "s": np.asarray([0]), "e": np.asarray([2**62]), "a": np.asarray([2]), "t": np.asarray([2])}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Slice", ["c", "s", "e", "a", "t"], ["y"])]
+    new = folded(model_of(nodes, constants, (1, 4, "H", "W")), ["Conv"], x_of(1, 4, 9, 9))
+    assert [list(one.ints) for one in new.graph.node[0].attribute if one.name == "strides"] == [[2, 1]]
+
+
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("bias", [None, (5,), (1, 5), (1,)])
+def test_gemm_with_what_follows(trans_b: int, bias: tuple[int, ...] | None) -> None:
+    constants = {"w": random(5, 4) if trans_b else random(4, 5), "s": random(5)}
+    inputs = ["x", "w"]
+    if bias is not None:
+        constants["b"] = random(*bias)
+        inputs.append("b")
+    nodes = [
+        helper.make_node("Gemm", inputs, ["g"], alpha=0.5, beta=2.0, transB=trans_b),
+        helper.make_node("Mul", ["g", "s"], ["y"]),
+    ]
+    folded(model_of(nodes, constants, ("N", 4)), ["Gemm"], x_of(3, 4))
+
+
+def test_low_rank_adaptation() -> None:
+    constants = {"w": random(16, 16), "a": random(16, 2), "b": random(2, 16), "s": np.float32(0.5), "bias": random(16)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["wx"]),
+        helper.make_node("MatMul", ["x", "a"], ["ax"]),
+        helper.make_node("MatMul", ["ax", "b"], ["bax"]),
+        helper.make_node("Mul", ["bax", "s"], ["scaled"]),
+        helper.make_node("Add", ["wx", "scaled"], ["sum"]),
+        helper.make_node("Add", ["sum", "bias"], ["y"]),
+    ]
+    folded(model_of(nodes, constants, ("N", "T", 16)), ["MatMul", "Add"], x_of(2, 5, 16))
+
+
+def test_a_lone_scale_and_shift() -> None:
+    constants = {name: random(4, 1, 1, seed=seed) for seed, name in enumerate("abcd")}
+    chain = [helper.make_node("Mul" if name in "ac" else "Add", [before, name], [after])
+             for before, name, after in zip(["x", "1", "2", "3"], "abcd", ["1", "2", "3", "y"], strict=True)]  # fmt: skip
+    folded(model_of(chain, constants, (1, 4, "H", "W")), ["Mul", "Add"], x_of(1, 4, 3, 3))
+
+
+def test_branches_of_unlike_padding_become_one_convolution() -> None:
+    constants = {"a": random(4, 4, 2, 2), "b": random(4, 4, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["va"], pads=[0, 0, 1, 1]),
+        helper.make_node("Conv", ["x", "b"], ["vb"]),
+        helper.make_node("Add", ["va", "vb"], ["y"]),
+    ]
+    folded(model_of(nodes, constants, (1, 4, "H", "W")), ["Conv"], x_of(1, 4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "extra"),
+    [
+        ([helper.make_node("Transpose", ["raw"], ["w"], perm=[1, 0, 2, 3])], {}),
+        ([helper.make_node("Reshape", ["flat", "shape"], ["w"])], {"shape": np.asarray([6, 4, 3, 3])}),
+        ([helper.make_node("Unsqueeze", ["cube", "axis"], ["wide"]), helper.make_node("Squeeze", ["wide", "axis"], ["w"])],
+         {"axis": np.asarray([0])}),
+        ([helper.make_node("Cast", ["half"], ["w"], to=TensorProto.FLOAT)], {}),
+        ([helper.make_node("Constant", [], ["two"], value_float=2.0), helper.make_node("Mul", ["cube", "two"], ["w"])], {}),
+        ([helper.make_node("Add", ["cube", "cube"], ["w"])], {}),
+    ],
+)  # fmt: skip
+def test_weights_made_of_other_constants(nodes: list[NodeProto], extra: dict[str, Any]) -> None:
+    sources = {
+        "raw": random(4, 6, 3, 3),
+        "flat": random(6 * 36),
+        "cube": random(6, 4, 3, 3),
+        "half": random(6, 4, 3, 3, dtype=np.float16),
+    }
+    used = {name for node in nodes for name in node.input}
+    constants = {name: value for name, value in sources.items() if name in used} | extra
+    nodes = [*nodes, helper.make_node("Conv", ["x", "w"], ["c"])]
+    bn: dict[str, Any] = {}
+    nodes.append(batch_norm("c", "y", 6, bn))
+    folded(model_of(nodes, constants | bn), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_a_weight_computed_at_run_time_is_refused() -> None:
+    constants = {"w": random(4, 4, 3, 3)}
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], keepdims=0),
+        helper.make_node("Mul", ["w", "m"], ["wm"]),
+        helper.make_node("Conv", ["x", "wm"], ["c"]),
+        batch_norm("c", "y", 4, constants),
+    ]
+    result = refold.fold(model_of(nodes, constants))
+    assert result.report.folds == ()
+    assert [refusal.fact for refusal in result.report.refusals if refusal.operation == "Conv"] == ["its weight `wm` is computed at run time"]
+
+
+def test_quantized_stretches_are_refused_and_left() -> None:
+    constants = {"w": np.ones((4, 4, 3, 3), np.int8), "s": np.float32(0.1), "z": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node("Conv", ["d", "wd"], ["c"]),
+        batch_norm("c", "y", 4, constants),
+    ]
+    result = refold.fold(model_of(nodes, constants))
+    assert kinds(written(result)) == [node.op_type for node in nodes]
+    facts = " ".join(refusal.fact for refusal in result.report.refusals)
+    assert "is quantized (DequantizeLinear)" in facts
+    assert "QuantizeLinear rounds to integers" in facts
+
+
+def test_batch_norm_in_training_mode_is_refused() -> None:
+    constants: dict[str, Any] = {"w": random(4, 4, 3, 3)}
+    bn = batch_norm("c", "y", 4, constants)
+    bn.attribute.append(helper.make_attribute("training_mode", 1))
+    bn.output.extend(["running_mean", "running_var"])
+    result = refold.fold(model_of([helper.make_node("Conv", ["x", "w"], ["c"]), bn], constants))
+    assert any("training mode" in refusal.fact for refusal in result.report.refusals)
+
+
+@pytest.mark.parametrize(
+    ("elem_type", "dtype"), [(TensorProto.FLOAT16, "float16"), (TensorProto.BFLOAT16, "bfloat16"), (TensorProto.DOUBLE, "float64")]
+)
+def test_other_floating_point_types(elem_type: int, dtype: str) -> None:
+    nodes, constants = rep_block()
+    constants = {name: value.astype(helper.tensor_dtype_to_np_dtype(elem_type)) for name, value in constants.items()}
+    result = refold.fold(model_of(nodes, constants, elem_type=elem_type, opset=22, ir_version=10))
+    new = written(result)
+    assert kinds(new) == ["Conv", "Relu"]
+    assert {tensor.data_type for tensor in new.graph.initializer} == {elem_type}
+    assert result.report.certificate is not None and len(result.report.certificate.regions) == 1
+
+
+def test_folded_weights_that_leave_their_range_are_refused() -> None:
+    constants = {"w": np.full((4, 4, 1, 1), 300, np.float16), "v": np.full((4, 4, 1, 1), 300, np.float16)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Conv", ["c", "v"], ["y"])]
+    result = refold.fold(model_of(nodes, constants, elem_type=TensorProto.FLOAT16), verify=False)
+    assert result.report.folds == ()
+    assert any("leave the range of float16" in refusal.fact for refusal in result.report.refusals)
+
+
+def test_not_a_number_names_its_initializer() -> None:
+    nodes, constants = rep_block()
+    constants["one.weight"][0, 0, 0, 0] = np.nan
+    with pytest.raises(refold.FoldError, match=r"conv1 \(one.weight\) hold NaN or infinite numbers; mend the checkpoint"):
+        refold.fold(model_of(nodes, constants))
+
+
+def test_broadcasting_branches_are_not_summed_as_one() -> None:
+    constants = {"w": random(4, 4, 1, 1), "v": random(4, 4, 3, 3)}
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["g"]),
+        helper.make_node("Add", ["x", "g"], ["s"]),
+        helper.make_node("Conv", ["s", "v"], ["c"], pads=[1, 1, 1, 1]),
+        batch_norm("c", "y", 4, constants),
+    ]
+    folded(model_of(nodes, constants, ("N", 4, "H", "W")), ["GlobalAveragePool", "Add", "Conv"], x_of(1, 4, 6, 6))
+
+
+def test_a_fold_that_were_wrong_would_be_found() -> None:
+    """The proof can fail: it is shown weights that were changed after folding."""
+    from refold.errors import VerificationError
+    from refold.folding import SEED
+    from refold.dialects.onnx import OnnxModel
+    from refold.plan import make_plan
+    from refold.verification import certify, demand
+
+    network = OnnxModel(model_of(*rep_block()))
+    deployed = network.write(make_plan(network.graph, network.target))
+    for tensor in deployed.written.skeleton.graph.initializer:
+        if tensor.name.endswith(".bias"):
+            tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) + np.float32(1e-4)).tobytes()
+    with pytest.raises(VerificationError, match="changed its function"):
+        demand(certify(deployed.region_evidence(SEED), ()))
+    with pytest.raises(VerificationError, match="output y"):
+        demand(certify((), deployed.output_evidence()))
+
+
+def test_both_runtimes_agree_with_the_result() -> None:
+    model = model_of(*rep_block())
+    feeds = x_of(1, 4, 9, 9)
+    new = written(refold.fold(model))
+    for mine, theirs in zip(run(model, feeds), run(new, feeds), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,522 @@
+"""Plans of small graphs made by hand: what folds, what stays, why, and that the numbers are the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refold.algebra import AffineConv, Formula, Leaf, convolution, scale_and_shift, transposed_convolution, window
+from refold.geometry import Window
+from refold.graph import Graph, Linear, Map, Opaque, Scalar, Value
+from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
+from tests.algebra.oracle import apply, numbers, probe
+
+SIZE = 7
+
+
+class Layers:
+    """A format whose layers pad alike on both sides by zeros; anything else takes a padding of its own, by one number."""
+
+    def operators(self, formula: Formula, dimensions: int) -> int | None:
+        """One, two with a padding in front, None for a constant that differs from channel to channel."""
+        if formula.fill is not None and len(set(formula.fill.tolist())) > 1:
+            return None
+        plain = formula.fill is None and formula.stencil.mode == "constant"
+        return 1 if plain and all(one.before == one.after >= 0 for one in formula.stencil.windows) else 2
+
+
+@dataclass
+class Net:
+    """A graph under construction, one spatial axis; each method adds a node and gives its name."""
+
+    channels: int = 4
+    graph: Graph = field(default_factory=Graph)
+
+    def __post_init__(self) -> None:
+        self._value("x", self.channels, SIZE)
+
+    def conv(self, root: str, out: int | None = None, taps: int = 3, *, seed: int = 0, biased: bool = False, **options: object) -> str:
+        """A convolution that keeps the size unless told otherwise."""
+        given_channels = self.graph.values[root].example[1]
+        seed = seed or len(self.graph.nodes) + 1
+        groups = int(str(options.get("groups", 1)))
+        kernel = numbers(seed, out or given_channels, given_channels // groups, taps)
+        bias = numbers(seed + 50, out or given_channels) if biased else None
+        return self.map("conv", root, convolution(kernel, bias, **{"padding": taps // 2} | options))  # type: ignore[arg-type]
+
+    def norm(self, root: str, *, seed: int = 0) -> str:
+        """A scale and shift of each channel."""
+        channels = self.graph.values[root].example[1]
+        seed = seed or len(self.graph.nodes) + 1
+        return self.map("norm", root, scale_and_shift(numbers(seed, channels), numbers(seed + 1, channels), 1))
+
+    def map(self, operation: str, root: str, value: AffineConv) -> str:
+        """Any map of one value."""
+        name = f"{operation}{len(self.graph.nodes)}"
+        (size,) = value.stencil.output_sizes(self.graph.values[root].example[2:])
+        assert size is not None
+        self._value(name, value.out_channels, size)
+        self.graph.nodes[name] = Linear(name, operation, {root: Leaf(value, origin=name)}, value.stencil.weights)
+        return name
+
+    def scalar(self, root: str, scale: float, shift: float = 0.0) -> str:
+        """One number times a value, plus another."""
+        return self.terms("scalar", {root: Scalar(scale, shift)})
+
+    def add(self, *roots: str) -> str:
+        """A sum of two values or more, which may be the same."""
+        return self.terms("add", {root: Scalar(float(roots.count(root))) for root in roots}, len(roots) - 1)
+
+    def terms(self, operation: str, terms: Mapping[str, Map], operators: int = 1) -> str:
+        """A linear node by its terms, of the shape of its first root."""
+        name = f"{operation}{len(self.graph.nodes)}"
+        _, channels, size = self.graph.values[next(iter(terms))].example
+        self._value(name, channels, size)
+        self.graph.nodes[name] = Linear(name, operation, terms, 0, operators)
+        return name
+
+    def relu(self, *roots: str) -> str:
+        """A node that is not linear."""
+        name = f"relu{len(self.graph.nodes)}"
+        _, channels, size = self.graph.values[roots[0]].example
+        self._value(name, channels, size)
+        self.graph.nodes[name] = Opaque(name, "relu", roots)
+        return name
+
+    def plan(self, *outputs: str) -> Plan:
+        """The plan of the network with these outputs."""
+        self.graph.outputs = set(outputs)
+        return make_plan(self.graph, Layers())
+
+    def _value(self, name: str, channels: int, size: int) -> None:
+        self.graph.values[name] = Value(name, (None, channels, None), (2, channels, size))
+
+
+def live(graph: Graph, plan: Plan) -> list[str]:
+    """The nodes that the outputs still need, in order."""
+    forms = {fold.value: fold.form for fold in plan.folds}
+    needed, stack = set(), list(graph.outputs)
+    while stack:
+        name = stack.pop()
+        if name in needed or name not in graph.nodes:
+            continue
+        needed.add(name)
+        node = graph.nodes[name]
+        stack.extend(forms.get(name, node.terms) if isinstance(node, Linear) else node.inputs)
+    return [name for name in graph.nodes if name in needed]
+
+
+def run(graph: Graph, plan: Plan, size: int = SIZE) -> dict[str, torch.Tensor]:
+    """The outputs, with the folds in the place of the nodes they replace."""
+    forms = {fold.value: fold.form for fold in plan.folds}
+    values = {name: probe(9, value.example[1], (size,)) for name, value in graph.values.items() if name not in graph.nodes}
+    for name in live(graph, plan):
+        node = graph.nodes[name]
+        if isinstance(node, Opaque):
+            values[name] = sum((values[root] for root in node.inputs[1:]), values[node.inputs[0]]).relu()
+            continue
+        parts = [
+            mapped.scale * values[root] + mapped.shift if isinstance(mapped, Scalar) else apply(mapped.evaluate(), values[root])
+            for root, mapped in forms.get(name, node.terms).items()
+        ]
+        values[name] = sum(parts[1:], parts[0])
+    return {name: values[name] for name in graph.outputs}
+
+
+def total(graph: Graph, plan: Plan) -> Cost:
+    """What the network costs with the folds in place."""
+    after = {fold.value: fold.after for fold in plan.folds}
+    nodes = [graph.nodes[name] for name in live(graph, plan)]
+    return sum((after.get(node.output) or cost_as_it_stands(node, graph) for node in nodes if isinstance(node, Linear)), Cost())
+
+
+NOTHING = Plan((), ())
+
+
+def assert_sound(net: Net, plan: Plan) -> None:
+    """The same numbers at every size, and nothing dearer."""
+    for size in (SIZE, 4, 12):
+        before, after = run(net.graph, NOTHING, size), run(net.graph, plan, size)
+        for name in before:
+            assert torch.equal(before[name], after[name]), name
+    assert total(net.graph, plan).excess_over(total(net.graph, NOTHING)) is None
+    for fold in plan.folds:
+        assert fold.after.operators < fold.before.operators
+        assert fold.after.excess_over(fold.before) is None
+        assert fold.nodes[-1].output == fold.value
+
+
+def counts(net: Net, plan: Plan) -> tuple[int, int]:
+    """Operators before and after."""
+    return total(net.graph, NOTHING).operators, total(net.graph, plan).operators
+
+
+def taps(plan: Plan) -> list[list[tuple[int, ...]]]:
+    """Kernel sizes of each fold's terms."""
+    return [[() if isinstance(one, Scalar) else one.stencil.taps for one in fold.form.values()] for fold in plan.folds]
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- what folds
+
+
+def repvgg(net: Net, root: str) -> str:
+    """Two convolutions and an identity, each with its norm, summed."""
+    three, one = net.norm(net.conv(root)), net.norm(net.conv(root, taps=1))
+    return net.add(net.add(three, one), net.norm(root))
+
+
+def test_a_repvgg_block_becomes_one_convolution() -> None:
+    net = Net()
+    plan = net.plan(repvgg(net, "x"))
+    assert_sound(net, plan)
+    (fold,) = plan.folds
+    assert taps(plan) == [[(3,)]]
+    assert len(fold.nodes) == 7
+    assert fold.laws == ("composition", "sum")
+    assert counts(net, plan) == (7, 1)
+    assert plan.refusals == ()
+
+
+def test_every_block_of_a_chain_becomes_one_convolution() -> None:
+    net = Net()
+    name = "x"
+    for _ in range(4):
+        name = net.relu(repvgg(net, name))
+    plan = net.plan(name)
+    assert_sound(net, plan)
+    assert taps(plan) == [[(3,)]] * 4
+    assert counts(net, plan) == (28, 4)
+
+
+def test_a_low_rank_branch_joins_the_kernel_beside_it() -> None:
+    """LoRA: dear on its own, free beside a kernel of its size."""
+    net = Net(channels=8)
+    base = net.conv("x", taps=1)
+    plan = net.plan(net.add(base, net.scalar(net.conv(net.conv("x", 2, taps=1), 8, taps=1), 2.0)))
+    assert_sound(net, plan)
+    assert taps(plan) == [[(1,)]]
+    assert counts(net, plan) == (5, 1)
+
+
+def test_a_bottleneck_alone_stays() -> None:
+    net = Net(channels=8)
+    plan = net.plan(net.conv(net.conv("x", 2, taps=1), 8, taps=1))
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert refusal.law == "cost"
+    assert refusal.operation == "conv → conv"
+    assert "merged it would take 896 multiply-adds instead of 448" in refusal.fact
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("nested", ["left", "right", "flat"])
+def test_branches_are_summed_in_any_order(order: Sequence[int], nested: str) -> None:
+    net = Net()
+    branches = [net.conv("x"), net.norm(net.conv("x", taps=1)), "x"]
+    a, b, c = (branches[i] for i in order)
+    name = net.add(a, b, c) if nested == "flat" else net.add(net.add(a, b), c) if nested == "left" else net.add(a, net.add(b, c))
+    plan = net.plan(name)
+    assert_sound(net, plan)
+    assert taps(plan) == [[(3,)]]
+    assert counts(net, plan) == (5, 1)
+
+
+def test_a_bottleneck_is_tried_again_once_its_sum_has_moved_on() -> None:
+    """The low-rank branch ends up two values further down than where it was first too dear."""
+    net = Net()
+    low_rank = net.conv(net.conv("x", 1, taps=1), 4, taps=1)
+    total_ = net.add(net.conv("x", taps=1), low_rank)
+    plan = net.plan(net.conv(net.conv(total_, padding=2, dilation=2), padding=2, dilation=2))
+    assert_sound(net, plan)
+    assert [list(fold.form) for fold in plan.folds] == [["x"]]
+    assert counts(net, plan) == (6, 2)
+
+
+def test_a_residual_of_another_value_stays_an_addition() -> None:
+    """The sum of two roots keeps its addition, and the biases of both end up in one."""
+    net = Net()
+    inner = net.relu(net.conv("x"))
+    plan = net.plan(net.add(net.norm(net.conv(inner)), net.norm(net.conv("x", taps=1)), "x"))
+    assert_sound(net, plan)
+    (fold,) = plan.folds
+    assert set(fold.form) == {inner, "x"}
+    assert fold.after.operators == 3
+
+
+def test_sums_of_sums_of_two_roots() -> None:
+    net = Net()
+    y = net.relu("x")
+    first = net.add(net.conv("x"), net.conv(y))
+    second = net.add(net.conv(y, taps=1), net.norm("x"))
+    plan = net.plan(net.relu(net.add(first, net.add(second, first))))
+    assert_sound(net, plan)
+    assert taps(plan) == [[(3,), (3,)]]
+    assert plan.folds[0].after.operators == 3
+
+
+def test_a_value_that_a_node_reads_twice() -> None:
+    net = Net()
+    doubled = net.add("x", "x")
+    conv = net.conv(doubled)
+    plan = net.plan(net.add(conv, conv))
+    assert_sound(net, plan)
+    assert taps(plan) == [[(3,)]]
+    assert counts(net, plan) == (3, 1)
+
+
+def test_a_shared_norm_is_folded_into_all_that_read_it() -> None:
+    net = Net()
+    norm = net.norm("x")
+    plan = net.plan(net.relu(net.conv(norm, taps=1)), net.relu(net.conv(norm, taps=1)))
+    assert_sound(net, plan)
+    assert len(plan.folds) == 2
+    assert counts(net, plan) == (3, 2)
+
+
+def test_a_shared_intermediate_is_not_computed_twice() -> None:
+    net = Net()
+    shared = net.conv("x")
+    plan = net.plan(net.relu(net.conv(shared, taps=1)), net.relu(net.conv(shared, taps=1)))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert refusal.law == "cost"
+    assert "since 2 nodes read it" in refusal.fact
+
+
+def test_a_fork_that_joins_again_is_one_region() -> None:
+    net = Net()
+    shared = net.conv("x")
+    plan = net.plan(net.add(net.conv(shared, taps=1), net.scalar(net.norm(shared), -1.0)))
+    assert_sound(net, plan)
+    assert taps(plan) == [[(3,)]]
+    assert counts(net, plan) == (5, 1)
+
+
+def test_scalars_fold_into_whatever_stands_beside_them() -> None:
+    net = Net()
+    plan = net.plan(net.scalar(net.scalar(net.conv(net.scalar("x", 3.0)), -1.0, 2.0), 0.5))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (4, 1)
+    net = Net()
+    plan = net.plan(net.relu(net.scalar(net.scalar("x", 3.0), 2.0)))
+    assert_sound(net, plan)
+    assert [dict(fold.form) for fold in plan.folds] == [{"x": Scalar(6.0)}]
+
+
+def test_a_padding_joins_the_convolution_behind_it() -> None:
+    net = Net()
+    padded = net.map("pad", "x", window(4, [Window(1, before=1, after=1)], np.zeros(1)))
+    plan = net.plan(net.norm(net.conv(padded, padding=0)))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (3, 1)
+
+
+def test_a_transposed_convolution_takes_its_norm() -> None:
+    net = Net()
+    up = net.map("up", "x", transposed_convolution(numbers(1, 4, 4, 2), numbers(2, 4), stride=2))
+    plan = net.plan(net.norm(up))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (2, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ what stays
+
+
+def test_a_second_reader_that_is_not_linear_keeps_the_value() -> None:
+    net = Net()
+    conv = net.conv("x")
+    plan = net.plan(net.relu(conv), net.norm(conv))
+    assert_sound(net, plan)
+    assert conv in live(net.graph, plan)
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert refusal.law == "cost" or refusal.law == "use"
+    assert refusal.node == conv
+
+
+def test_a_value_between_that_is_an_output_stays() -> None:
+    net = Net()
+    conv = net.conv("x")
+    plan = net.plan(conv, net.norm(conv))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert (refusal.law, refusal.node, refusal.operation) == ("use", conv, "conv → norm")
+    assert "it is an output of the model" in refusal.fact
+
+
+def test_a_norm_that_is_read_elsewhere_is_passed_by() -> None:
+    """The norm must stay, yet the convolution behind it can read what the norm reads if that saves it an operator."""
+    net = Net()
+    conv = net.conv("x", taps=1)
+    norm = net.norm(conv)
+    plan = net.plan(net.relu(norm), net.add(norm, net.conv("x", taps=1)))
+    assert_sound(net, plan)
+    assert counts(net, plan)[1] < counts(net, plan)[0]
+
+
+def test_a_norm_in_front_of_zero_padding_stays() -> None:
+    net = Net()
+    plan = net.plan(net.conv(net.norm("x")))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert refusal.operation == "norm → conv"
+
+
+def test_padding_between_two_convolutions_is_refused_by_law() -> None:
+    net = Net()
+    plan = net.plan(net.conv(net.conv("x", groups=4), groups=4))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert refusal.law == "composition"
+    assert "still reads its input on axis 0" in refusal.fact
+
+
+def test_branches_of_different_strides_are_refused_by_law() -> None:
+    net = Net()
+    plan = net.plan(net.add(net.conv("x"), net.map("conv", "x", convolution(numbers(1, 4, 4, 1), padding=0, dilation=2))))
+    assert taps(plan) == [[(3,)]]
+    net = Net()
+    shifted = net.map("conv", "x", convolution(numbers(1, 4, 4, 3), padding=1, mode="replicate"))
+    plan = net.plan(net.add(net.conv("x"), shifted))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    assert {refusal.law for refusal in plan.refusals} == {"sum"}
+
+
+def test_dilated_branches_whose_union_is_large_stay_apart() -> None:
+    net = Net()
+    plan = net.plan(net.add(net.conv("x"), net.conv("x", padding=4, dilation=4)))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    assert {refusal.law for refusal in plan.refusals} == {"cost"}
+
+
+def test_what_the_format_has_no_operator_for_stays() -> None:
+    net = Net()
+    pad = net.map("pad", "x", window(4, [Window(1, before=1, after=1)], np.zeros(1), fill=np.arange(4.0)))
+    plan = net.plan(net.conv(pad, padding=0))
+    assert_sound(net, plan)
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert refusal.law == "writing"
+
+
+def test_nothing_linear_is_an_empty_plan() -> None:
+    net = Net()
+    assert net.plan(net.relu(net.relu("x"))) == Plan((), ())
+    assert Net().plan("x") == Plan((), ())
+
+
+def test_refusals_met_while_reading_come_first() -> None:
+    net = Net(channels=8)
+    from_reading = net.plan(net.conv(net.conv("x", 2, taps=1), 8, taps=1)).refusals[0]
+    net.graph.refusals.append(from_reading)
+    assert net.plan(*net.graph.outputs).refusals[0] is from_reading
+
+
+def test_what_costs_compare() -> None:
+    assert Cost(1, 2, 3) + Cost(1, 1, 1) == Cost(2, 3, 4)
+    assert Cost(1, 1000, 3).excess_over(Cost(1, 999, 3)) == "1,000 multiply-adds instead of 999"
+    assert Cost(1, 2, 4).excess_over(Cost(2, 2, 3)) == "4 weights instead of 3"
+    assert Cost(2, 2, 3).excess_over(Cost(1, 2, 3)) == "2 operators instead of 1"
+    assert Cost(1, 2, 3).excess_over(Cost(1, 2, 3)) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- any network
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[Net, tuple[str, ...]]:
+    """Layers put on one another and beside one another at random, all of one shape, and what of them is an output."""
+    net = Net(channels=draw(st.sampled_from((2, 4))))
+    names = ["x"]
+    for _ in range(draw(st.integers(2, 9))):
+        root = draw(st.sampled_from(names[-4:]))
+        match draw(st.sampled_from(("conv", "point", "wide", "depthwise", "norm", "scalar", "add", "add", "relu", "narrow"))):
+            case "conv":
+                name = net.conv(root, biased=draw(st.booleans()))
+            case "point":
+                name = net.conv(root, taps=1, biased=draw(st.booleans()))
+            case "wide":
+                name = net.conv(root, taps=3, dilation=2, padding=2)
+            case "depthwise":
+                name = net.conv(root, groups=net.channels)
+            case "norm":
+                name = net.norm(root)
+            case "scalar":
+                name = net.scalar(root, draw(st.sampled_from((-1.0, 2.0, 0.0))), draw(st.sampled_from((0.0, 1.0))))
+            case "add":
+                name = net.add(root, *draw(st.lists(st.sampled_from(names), min_size=1, max_size=2)))
+            case "relu":
+                name = net.relu(root)
+            case _:
+                name = net.conv(net.conv(root, 1, taps=1), net.channels, taps=1)
+        names.append(name)
+    outputs = {names[-1], *draw(st.lists(st.sampled_from(names), max_size=2))}
+    return net, tuple(sorted(outputs))
+
+
+@given(networks())
+def test_any_plan_is_sound(drawn: tuple[Net, tuple[str, ...]]) -> None:
+    net, outputs = drawn
+    plan = net.plan(*outputs)
+    assert_sound(net, plan)
+    laws = {refusal.law for refusal in plan.refusals}
+    assert laws <= {"sum", "composition", "cost", "use", "writing"}
+    assert all(refusal.node in net.graph.nodes for refusal in plan.refusals)
+
+
+@given(networks())
+def test_a_plan_is_the_same_each_time(drawn: tuple[Net, tuple[str, ...]]) -> None:
+    net, outputs = drawn
+    one, again = net.plan(*outputs), net.plan(*outputs)
+    assert [(fold.value, list(fold.form), fold.after) for fold in one.folds] == [
+        (fold.value, list(fold.form), fold.after) for fold in again.folds
+    ]
+    assert one.refusals == again.refusals
+
+
+def test_the_soundness_test_can_fail() -> None:
+    net = Net()
+    plan = net.plan(repvgg(net, "x"))
+    (fold,) = plan.folds
+    (mapped,) = fold.form.values()
+    assert isinstance(mapped, Formula)
+    value = mapped.evaluate()
+    wrong = AffineConv(value.kernel, value.bias + np.eye(4)[1], value.windows)
+    with pytest.raises(AssertionError):
+        assert_sound(net, Plan((type(fold)(fold.value, {"x": Leaf(wrong)}, fold.nodes, fold.before, fold.after),), ()))
+    with pytest.raises(AssertionError):
+        assert_sound(net, Plan((type(fold)(fold.value, fold.form, fold.nodes, fold.after, fold.before),), ()))
+
+
+def folded(net: Net, plan: Plan) -> Net:
+    """The network that a plan makes."""
+    forms = {fold.value: fold for fold in plan.folds}
+    result = Net(channels=net.channels)
+    result.graph.values = net.graph.values
+    for name in live(net.graph, plan):
+        node, fold = net.graph.nodes[name], forms.get(name)
+        result.graph.nodes[name] = node if fold is None else Linear(name, "folded", fold.form, fold.after.weights, fold.after.operators)
+    return result
+
+
+@given(networks())
+def test_a_folded_network_has_nothing_left_to_fold(drawn: tuple[Net, tuple[str, ...]]) -> None:
+    net, outputs = drawn
+    net.graph.outputs = set(outputs)
+    net = folded(net, NOTHING)  # without the nodes that nothing needs
+    plan = net.plan(*outputs)
+    again = folded(net, plan).plan(*outputs)
+    assert [(fold.value, fold.before, fold.after) for fold in again.folds] == []
