@@ -62,28 +62,23 @@ def _spare(place: Path, protected: Sequence[Path]) -> None:
 
 
 def _move(files: Sequence[Path], folder: Path) -> None:
-    """Move files into a folder in this order; where one cannot be moved, those before it are gone again and what they replaced is back.
-
-    One file alone replaces another in one step, which leaves nothing to undo.
-    """
-    added: list[Path] = []
-    replaced: list[tuple[Path, Path]] = []
+    """Move files into a folder in this order. Where one cannot be moved, those before it are taken out again and what they replaced is back."""
+    *companions, last = files
+    done: list[tuple[Path, Path | None]] = []
     try:
-        for file in files:
-            place = folder / file.name
-            if len(files) > 1 and place.exists():
+        for file in companions:
+            place, aside = folder / file.name, None
+            if place.exists():
                 aside = file.with_name(f"{file.name}.before")
                 os.replace(place, aside)
-                replaced.append((aside, place))
-            fresh = not place.exists()
+            done.append((place, aside))
             os.replace(file, place)
-            if fresh:
-                added.append(place)
+        os.replace(last, folder / last.name)
     except BaseException:
-        for place in added:
+        for place, aside in reversed(done):
             place.unlink(missing_ok=True)
-        for aside, place in replaced:
-            os.replace(aside, place)
+            if aside is not None:
+                os.replace(aside, place)
         raise
 
 

@@ -142,3 +142,20 @@ def test_leaves_come_from_the_outermost_in() -> None:
     a, b, c = (Leaf(convolution(numbers(i, 2, 2, 1))) for i in range(3))
     formula = as_formula(add_formulas(as_formula(compose_formulas(a, b, (None,))), c, (None,)))
     assert list(formula.leaves()) == [a, b, c]
+
+
+@given(expressions())
+def test_no_number_of_a_kernel_is_above_its_peak(drawn: tuple[Formula, Sizes]) -> None:
+    formula, _ = drawn
+    largest = float(abs(formula.evaluate().kernel).max())
+    assert largest <= formula.peak
+    assert formula.peak == largest or not isinstance(formula, Leaf)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_peak_of_what_is_not_finite_is_not(bad: float) -> None:
+    kernel = numbers(1, 2, 2, 3)
+    kernel[1, 0, 2] = bad
+    broken, whole = Leaf(convolution(kernel)), Leaf(convolution(numbers(2, 2, 2, 1)))
+    for formula in (broken, as_formula(compose_formulas(whole, broken, (None,))), as_formula(compose_formulas(broken, whole, (None,)))):
+        assert not np.isfinite(formula.peak)

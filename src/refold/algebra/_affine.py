@@ -113,7 +113,9 @@ class AffineConv:
         if self.groups < 1 or shape[0] % self.groups:
             raise AlgebraError(f"`groups` (={self.groups}) must divide the output channels (={shape[0]})")
         if self.fill is not None and tuple(self.fill.shape) != (self.in_channels,):
-            raise AlgebraError(f"fill of shape {tuple(self.fill.shape)} must have one number for each of the {self.in_channels} input channels")
+            raise AlgebraError(
+                f"fill of shape {tuple(self.fill.shape)} must have one number for each of the {self.in_channels} input channels"
+            )
         if self.mode not in get_args(Mode):
             raise AlgebraError(f"`mode` (={self.mode!r}) must be one of {', '.join(map(repr, get_args(Mode)))}")
         if self.fill is not None and self.mode != "constant":

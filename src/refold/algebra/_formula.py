@@ -79,7 +79,8 @@ class Formula(ABC):
                 xp.astype(whole.kernel, dtype), xp.astype(whole.bias, dtype), whole.windows, whole.groups, whole.mode, whole.fill
             )
         memo: Memo = {}
-        kernel = bias = None
+        kernel: Array = None
+        bias: Array = None
         for start in range(0, stencil.out_channels, rows):
             part = self.block(range(start, min(start + rows, stencil.out_channels)), memo)
             if kernel is None:
@@ -114,7 +115,7 @@ class Leaf(Formula):
         return id(self.value) if self.origin is None else (self.origin, self.stencil)
 
     @cached_property
-    def peak(self) -> float:  # type: ignore[override]
+    def peak(self) -> float:
         kernel = self.value.kernel
         xp = array_namespace(kernel)
         return max(float(xp.max(kernel)), -float(xp.min(kernel)))
@@ -156,7 +157,7 @@ class _Pair(Formula):
         return max(self.left.rounding, self.right.rounding)
 
     @cached_property
-    def key(self) -> Hashable:  # type: ignore[override]
+    def key(self) -> Hashable:
         fill = None if self.fill is None else tuple(self.fill.tolist())
         return (self.symbol, self.left.key, self.right.key, self.stencil, fill)
 
@@ -279,8 +280,9 @@ def add(left: Formula, right: Formula, sizes: Sizes) -> Formula | Obstruction:
             known = "every size" if n is None else f"size {n}"
             return Obstruction(
                 law,
-                f"on axis {axis} the windows do not take the same positions at {known}: kernel {one.kernel}, stride {one.stride}, padding "
-                f"({one.before}, {one.after}) against kernel {other.kernel}, stride {other.stride}, padding ({other.before}, {other.after})",
+                f"on axis {axis} the windows do not take the same positions at {known}: kernel {one.kernel}, stride {one.stride}, "
+                f"padding ({one.before}, {one.after}) against kernel {other.kernel}, stride {other.stride}, "
+                f"padding ({other.before}, {other.after})",
                 "give both the same stride and paddings that keep them centred on each other"
                 + (", or trace with a fixed size" if n is None else ""),
             )
@@ -312,7 +314,9 @@ def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruct
             return Obstruction(law, f"a transposed convolution of stride {window_b.upsample} follows a window", "keep the two apart")
     if any(window.upsample > 1 for window in b.windows) and not _is_zero(first.level(None)):
         return Obstruction(
-            law, "a transposed convolution puts zeros between its items, where the first map would put its bias", "use a first map without bias"
+            law,
+            "a transposed convolution puts zeros between its items, where the first map would put its bias",
+            "use a first map without bias",
         )
     middle = a.output_sizes(sizes)
     mode: Mode = a.mode
@@ -344,7 +348,9 @@ def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Siz
                     "pad once, in front of both",
                 )
         if a.reads_outside(sizes) and a.mode != b.mode:
-            return Obstruction(law, f"the first map continues its input by {a.mode}, the second by {b.mode}", "use one padding mode for both")
+            return Obstruction(
+                law, f"the first map continues its input by {a.mode}, the second by {b.mode}", "use one padding mode for both"
+            )
         return b.mode, None
     for axis, (window, n) in enumerate(zip(a.windows, sizes, strict=True)):
         inside_before = b.windows[axis].reads_before() and window.before < window.span - window.stride
@@ -360,7 +366,9 @@ def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Siz
     wanted = second.fill
     if a.reads_outside(sizes):
         if a.mode != "constant":
-            return Obstruction(law, f"the first map continues its input by {a.mode}, the second by a constant", "pad once, in front of both")
+            return Obstruction(
+                law, f"the first map continues its input by {a.mode}, the second by a constant", "pad once, in front of both"
+            )
         if _same_level(first.level(first.fill), wanted):
             return "constant", first.fill
     else:

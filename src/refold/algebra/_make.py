@@ -150,7 +150,7 @@ def average_pool(
     padding: Sequence[int] | Padding = 0,  # type: ignore[assignment]
     divisor: float | None = None,
 ) -> AffineConv:
-    """Average pooling that counts its zero padding: each tap 1 / kernel area, or 1 / `divisor`. The stride is the kernel size by default."""
+    """Average pooling that counts its zero padding: each tap 1 / kernel area or 1 / `divisor`. The stride is the kernel size by default."""
     xp = array_namespace(like)
     taps = tuple(kernel_size)
     kernel = xp.full((channels, 1, *taps), 1 / (divisor or math.prod(taps)), dtype=xp.float64, device=device(like))

@@ -42,9 +42,12 @@ def model_of(
 ) -> ModelProto:
     """A model of one input `x`."""
     graph = graph_of(nodes, constants, x, outputs=outputs, elem_type=elem_type)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     for output, inferred in zip(model.graph.output, shape_inference.infer_shapes(model, data_prop=True).graph.output, strict=True):
         output.CopyFrom(inferred)
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.shape.SetInParent()
+    model.ir_version = ir_version
     return model
 
 

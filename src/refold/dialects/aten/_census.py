@@ -42,7 +42,7 @@ def _kind(node: fx.Node, module_of: Callable[[str], nn.Module] | None) -> str | 
         module = module_of(str(node.target))
         if isinstance(module, nn.Linear):
             return "linear"
-        return "convolution"
+        return "convolution" if next(module.parameters(recurse=False), None) is not None else None
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
     name = operation(node)

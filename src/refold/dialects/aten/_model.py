@@ -61,7 +61,7 @@ class AtenModel:
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            written = write_module(self._traced.program, plan, self._names)
+            written = write_module(self._traced.program, plan, self._names, self._traced.fixed)
         self._constants.forget()
         written.module.eval()
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))

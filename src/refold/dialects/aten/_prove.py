@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from refold.dialects.aten._constants import Constants, evaluate, widened
-from refold.dialects.aten._sizes import shape_of
+from refold.dialects.aten._sizes import example, shape_of
 from refold.dialects.aten._write import Written
 from refold.graph import Graph, Scalar
 from refold.plan import Fold
@@ -74,7 +74,7 @@ def run_wide(program: ExportedProgram, flat_inputs: Sequence[Any]) -> list[Any]:
             (results,) = node.args
             kinds = [spec.kind for spec in program.graph_signature.output_specs]
             return [
-                values[one.name] if isinstance(one, fx.Node) else one
+                _stored(program, specs, values, one) if isinstance(one, fx.Node) else one
                 for one, kind in zip(results, kinds, strict=True)
                 if kind == OutputKind.USER_OUTPUT
             ]
@@ -112,7 +112,7 @@ def _region(end: fx.Node, fold: Fold, constants: Constants) -> list[fx.Node]:
 def _hint(node: fx.Node) -> int | None:
     """The number that a size of the graph was in the example, or None for anything else."""
     value = node.meta.get("val")
-    return int(value.node.hint) if isinstance(value, torch.SymInt) else None
+    return example(value) if isinstance(value, torch.SymInt) else None
 
 
 def _run_original(region: Sequence[fx.Node], inputs: Mapping[str, torch.Tensor], constants: Constants) -> tuple[torch.Tensor, float]:

@@ -108,7 +108,7 @@ def _agrees(node: torch.fx.Node, reading: Reading) -> bool:
         channel = len(traced) - 1 - stencil.rank
         sizes = traced[channel + 1 :]
         expected = (stencil.out_channels, *stencil.output_sizes(sizes))
-        if channel < 0 or traced[channel] != stencil.in_channels or len(result) != len(traced):
+        if channel < 0 or traced[channel] not in (None, stencil.in_channels) or len(result) != len(traced):
             return False
         if any(n is not None and size is not None and size != n for n, size in zip(expected, result[channel:], strict=True)):
             return False

@@ -131,10 +131,13 @@ def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
-    """The program without in-place operators, its composite operators kept whole."""
+    """The program without in-place operators, its composite operators kept whole, without checks of dtypes that tracing has settled."""
     with torch.no_grad(), _quiet():
         lowered: ExportedProgram = program.run_decompositions({})
-        return lowered
+    for node in reversed(list(lowered.graph.nodes)):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            lowered.graph.erase_node(node)
+    return lowered
 
 
 @contextmanager
@@ -164,9 +167,9 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int]
 
 
 def _by_name(model: torch.nn.Module, args: Any, kwargs: Any, shapes: list[Any]) -> dict[str, Any]:
-    """The shapes as torch.export binds the inputs: those given by position under the names in forward, `*args` as one tuple."""
-    by_position = inspect.signature(model.forward).bind_partial(*shapes[: len(args)]).arguments
-    return {**by_position, **dict(zip(kwargs, shapes[len(args) :], strict=True))}
+    """The shapes in the structure that forward's signature gives the inputs: `*args` are one tuple there, `**kwargs` one dict."""
+    by_keyword = dict(zip(kwargs, shapes[len(args) :], strict=True))
+    return inspect.signature(model.forward).bind(*shapes[: len(args)], **by_keyword).arguments
 
 
 def _is_single(leaf: Any) -> bool:

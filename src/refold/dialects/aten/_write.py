@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -10,14 +10,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from refold.algebra import Formula, Leaf
 from refold.dialects.aten._constants import is_finite
+from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
+from refold.dialects.aten._trace import FixedSize
 from refold.graph import Map, Refusal, Scalar
 from refold.plan import Fold, Plan
+
+GUARD = "size_guard"
+"""Where the check of fixed sizes stands in a written module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +36,20 @@ class Written:
     refusals: tuple[Refusal, ...]
 
 
-def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str]) -> Written:
-    """Write a plan as a module of its own; `arguments` are the names that its forward takes.
+def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], fixed: Sequence[FixedSize] = ()) -> Written:
+    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `fixed` sizes it must refuse to differ from.
 
     Ensures that the result shares no storage with the original, and that every folded weight is finite: a fold whose numbers leave the
     range of their dtype is refused here.
     """
-    return _Writer(program, list(arguments)).write(plan)
+    return _Writer(program, list(arguments), tuple(fixed)).write(plan)
 
 
 @dataclass(slots=True)
 class _Writer:
     program: ExportedProgram
     arguments: list[str]
+    fixed: tuple[FixedSize, ...]
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
@@ -69,10 +75,11 @@ class _Writer:
         for fold in folds.values():
             if fold.value in live:
                 self._place_layers(fold, traced[fold.value].dtype, kept)
+        self._inputs(order, specs)
         for node in order:
-            if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
-                self.nodes[node.name] = self.graph.placeholder(node.name)
-            elif node.op == "output":
+            if node.name in self.nodes:
+                continue
+            if node.op == "output":
                 self._output(node)
             elif node.name not in live:
                 continue
@@ -91,6 +98,14 @@ class _Writer:
         emitted = {value: tuple(named[node.name] for node in nodes) for value, nodes in self.emitted.items()}
         names = {value: self._name(folds[value], traced[value].dtype) for value in emitted}
         return Written(module, emitted, names, dict(self.nodes), tuple(refusals))
+
+    def _inputs(self, order: Sequence[fx.Node], specs: Mapping[str, InputSpec]) -> None:
+        for node in order:
+            if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
+                self.nodes[node.name] = self.graph.placeholder(node.name)
+        if self.fixed:
+            self.root.add_module(GUARD, SizeGuard(self.fixed))
+            self.graph.call_module(GUARD, tuple(self.nodes[size.name] for size in self.fixed))
 
     def _make_layers(self, fold: Fold, dtype: torch.dtype) -> Refusal | None:
         for mapped in fold.form.values():
