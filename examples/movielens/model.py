@@ -26,8 +26,8 @@ class Config:
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    epochs: int = 40
-    patience: int = 6
+    epochs: int = 30
+    patience: int = 3
     m_segments: int = 16
     k1: int = 2
     channel_reduction: int = 4

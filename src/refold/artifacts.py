@@ -44,8 +44,9 @@ def replacing(path: str | os.PathLike[str], *, protected: Sequence[Path] = ()) -
             _spare(place.parent / one.name, protected)
         for one in (*companions, draft):
             _share(one, place.parent / one.name)
-            with one.open("rb+") as file:
-                os.fsync(file.fileno())
+            if place.exists():  # what is replaced must not be lost with the power: its successor is on the disk before it goes
+                with one.open("rb+") as file:
+                    os.fsync(file.fileno())
         _move([*companions, draft], place.parent)
     except OSError as error:
         raise FoldError(f"cannot write {place}: {error.strerror or error}; what stood there before is untouched") from error
@@ -62,7 +63,7 @@ def _spare(place: Path, protected: Sequence[Path]) -> None:
 
 
 def _move(files: Sequence[Path], folder: Path) -> None:
-    """Move files into a folder in this order. Where one cannot be moved, those before it are taken out again and what they replaced is back."""
+    """Move files into a folder in this order; where one cannot be moved, those before it are gone again and what they replaced is back."""
     *companions, last = files
     done: list[tuple[Path, Path | None]] = []
     try:

@@ -49,7 +49,7 @@ def test_bytes_that_are_no_model(tmp_path: Path, content: bytes) -> None:
 def test_a_message_that_is_no_model(tmp_path: Path) -> None:
     place = tmp_path / "tensor.onnx"
     place.write_bytes(TensorProto(name="t", dims=[2], data_type=1, float_data=[1, 2]).SerializeToString())
-    with pytest.raises(refold.FoldError, match="not a.* ONNX model"):
+    with pytest.raises(refold.FoldError, match=r"not a.* ONNX model"):
         refold.fold(place)
 
 
@@ -57,20 +57,24 @@ def test_a_message_that_is_no_model(tmp_path: Path) -> None:
 def test_a_truncated_file(path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(refold.FoldError, match="model.onnx is not an? "):
+    with pytest.raises(refold.FoldError, match=r"model.onnx is not an? "):
         refold.fold(path)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(refold.FoldError, match="cannot read .*none.onnx: No such file or directory; name an ONNX file that exists"):
+    with pytest.raises(refold.FoldError, match=r"cannot read .*none.onnx: No such file or directory; name an ONNX file that exists"):
         refold.fold(tmp_path / "none.onnx")
     with pytest.raises(refold.FoldError, match="cannot read"):
         refold.fold(tmp_path)
 
 
 def test_a_cycle_and_a_missing_initializer() -> None:
-    with pytest.raises(refold.FoldError, match="not a valid ONNX model: .*; mend the model before folding it"):
-        refold.fold(_unchecked([helper.make_node("Relu", ["b"], ["a"]), helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Relu", ["b"], ["y"])]))
+    with pytest.raises(refold.FoldError, match=r"not a valid ONNX model: .*; mend the model before folding it"):
+        refold.fold(
+            _unchecked(
+                [helper.make_node("Relu", ["b"], ["a"]), helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Relu", ["b"], ["y"])]
+            )
+        )
     with pytest.raises(refold.FoldError, match="not a valid ONNX model"):
         refold.fold(_unchecked([helper.make_node("Conv", ["x", "nowhere"], ["y"])]))
 
@@ -136,7 +140,7 @@ def test_external_data_that_is_cut_off(path: Path) -> None:
     source = save_external(path)
     weights = path.with_name("weights.bin")
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(refold.FoldError, match="external data weights.bin is too short"):
+    with pytest.raises(refold.FoldError, match=r"external data weights.bin is too short"):
         refold.fold(source)
 
 
@@ -192,4 +196,6 @@ def test_other_endings_and_other_things(path: Path) -> None:
 def _unchecked(nodes: list[onnx.NodeProto], constants: dict[str, Any] | None = None) -> ModelProto:
     tensors = [onnx.numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, None, None]) for name in ("x", "y")]
-    return helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )

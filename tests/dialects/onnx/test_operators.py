@@ -190,7 +190,8 @@ def test_padding_in_front_of_a_convolution(mode: str, opset: int) -> None:
     expected = ["Conv"] if mode == "constant" else ["Pad", "Conv"]
     result = refold.fold(model_of(nodes, constants, opset=opset))
     assert kinds(written(result)) == expected
-    assert result.report.certificate is not None and result.report.certificate.passed
+    assert result.report.certificate is not None
+    assert result.report.certificate.passed
 
 
 def test_padding_with_a_value_and_on_some_axes() -> None:
@@ -305,7 +306,9 @@ def test_a_weight_computed_at_run_time_is_refused() -> None:
     ]
     result = refold.fold(model_of(nodes, constants))
     assert result.report.folds == ()
-    assert [refusal.fact for refusal in result.report.refusals if refusal.operation == "Conv"] == ["its weight `wm` is computed at run time"]
+    assert [refusal.fact for refusal in result.report.refusals if refusal.operation == "Conv"] == [
+        "its weight `wm` is computed at run time"
+    ]
 
 
 def test_quantized_stretches_are_refused_and_left() -> None:
@@ -343,7 +346,8 @@ def test_other_floating_point_types(elem_type: int, dtype: str) -> None:
     new = written(result)
     assert kinds(new) == ["Conv", "Relu"]
     assert {tensor.data_type for tensor in new.graph.initializer} == {elem_type}
-    assert result.report.certificate is not None and len(result.report.certificate.regions) == 1
+    assert result.report.certificate is not None
+    assert len(result.report.certificate.regions) == 1
 
 
 def test_folded_weights_that_leave_their_range_are_refused() -> None:
@@ -374,9 +378,9 @@ def test_broadcasting_branches_are_not_summed_as_one() -> None:
 
 def test_a_fold_that_were_wrong_would_be_found() -> None:
     """The proof can fail: it is shown weights that were changed after folding."""
+    from refold.dialects.onnx import OnnxModel
     from refold.errors import VerificationError
     from refold.folding import SEED
-    from refold.dialects.onnx import OnnxModel
     from refold.plan import make_plan
     from refold.verification import certify, demand
 

@@ -19,7 +19,7 @@ from refold.dialects.aten._layers import AtenTarget
 from refold.dialects.aten._prove import region_evidence, run_wide
 from refold.dialects.aten._read import read_graph
 from refold.dialects.aten._save import save
-from refold.dialects.aten._trace import Traced, adopt, run, trace
+from refold.dialects.aten._trace import Traced, adopt, copies, run, trace
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Linear, Refusal, Scalar
@@ -69,8 +69,9 @@ class AtenModel:
     def run_original(self) -> Any:
         """The original's own eval output on the example inputs."""
         if isinstance(self._original, ExportedProgram):
+            args, kwargs = copies(self._args, self._kwargs)
             with torch.no_grad():
-                return self._original.module()(*self._args, **self._kwargs)
+                return self._original.module()(*args, **kwargs)
         return run(self._original, self._args, self._kwargs)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from refold import algebra
-from refold.algebra import AffineConv, Obstruction
+from refold.algebra import AffineConv, Leaf, Obstruction
 from refold.dialects.aten._layout import ENTRIES, find_padding
 from refold.dialects.aten._reading import Call, Reading, Terms, finite, reads
 from refold.dialects.aten._sizes import fixed, shape_of
@@ -42,7 +43,7 @@ def _convolution(call: Call) -> Reading | Obstruction | None:
 
 @reads("aten.conv1d.padding", "aten.conv2d.padding", "aten.conv3d.padding")
 def _convolution_padded_by_name(call: Call) -> Reading | Obstruction | None:
-    """padding "same": `dilation * (kernel - 1)` in all, the odd one behind."""
+    """padding "same": `dilation * (kernel - 1)` in all, the odd one behind, for which torch pads a copy of the input first."""
 
     def make(kernel: torch.Tensor, bias: torch.Tensor | None) -> AffineConv:
         taps = kernel.shape[2:]
@@ -51,7 +52,13 @@ def _convolution_padded_by_name(call: Call) -> Reading | Obstruction | None:
         pads = [(total // 2, total - total // 2) for total in totals]
         return algebra.convolution(kernel, bias, stride=call["stride"], padding=pads, dilation=dilations, groups=call["groups"])
 
-    return _weighted(call, make)
+    reading = _weighted(call, make)
+    if not isinstance(reading, Reading):
+        return reading
+    (mapped,) = reading.terms.values()
+    assert isinstance(mapped, Leaf)
+    is_copied = any(window.before != window.after for window in mapped.stencil.windows)
+    return replace(reading, operators=2 if is_copied else 1)
 
 
 @reads("aten.convolution.default")
@@ -205,6 +212,33 @@ def _divide(call: Call) -> Reading | Obstruction | None:
     return _scaled(call, call["self"], call["other"], lambda number: math.inf if isinstance(number, float) and number == 0 else 1 / number)
 
 
+@reads("aten.addcmul.default")
+def _add_product(call: Call) -> Reading | Obstruction | None:
+    """y = a + value b c, the form that a scale and shift is written in."""
+    base, x, factor, weight = call["self"], call["tensor1"], call["tensor2"], call["value"]
+    if not call.is_activation(x):
+        x, factor = factor, x
+    product = _scaled(call, x, factor, lambda number: weight * number)
+    if product is None:
+        return None
+    (root,) = product.terms
+    if call.is_activation(base):
+        return Reading({base: IDENTITY, **product.terms}, product.weights) if base is not root and _same_shape(base, call) else None
+    scale, shift = _per_channel(call, factor), _per_channel(call, base)
+    if scale is None or shift is None:
+        return None
+    if isinstance(scale, float) and isinstance(shift, float):
+        return Reading({root: Scalar(finite(call, weight * scale), finite(call, shift))}, 2)
+    ranks = {one[1] for one in (scale, shift) if not isinstance(one, float)}
+    if len(ranks) != 1:
+        return None
+    (rank,) = ranks
+    like = next(one[0] for one in (scale, shift) if not isinstance(one, float))
+    scales, shifts = (torch.full_like(like, one) if isinstance(one, float) else one[0] for one in (scale, shift))
+    value = algebra.scale_and_shift(weight * scales, shifts, rank)
+    return Reading({root: call.leaf(value, (factor, base), weight, rank)}, 2 * like.numel())
+
+
 def _sum(call: Call, left: object, right: object, left_factor: Any, right_factor: Any) -> Reading | None:
     if not (isinstance(left_factor, (int, float)) and isinstance(right_factor, (int, float))):
         return None
@@ -290,11 +324,12 @@ def _average_pool(call: Call) -> Reading | Obstruction | None:
     )
     if call["ceil_mode"]:
         sizes = shape_of(x.meta["val"])[-rank:]
-        if value.stencil.output_sizes(sizes) != shape_of(call.output)[-rank:]:
+        is_free = any(size is None and window.stride > 1 for size, window in zip(sizes, value.windows, strict=True))
+        if is_free or value.stencil.output_sizes(sizes) != shape_of(call.output)[-rank:]:
             return Obstruction(
                 "reading",
-                "average pooling with ceil_mode has windows that hang over the border",
-                "use ceil_mode=False or a size that divides",
+                "average pooling with ceil_mode has windows that hang over the border, or would at another size",
+                "use ceil_mode=False",
             )
     return Reading({x: call.leaf(value, (), channels, taps, call["stride"], pads, call.arguments.get("divisor_override"))})
 
@@ -413,7 +448,7 @@ def _unchanged(call: Call) -> Reading | Obstruction | None:
     return Reading({x: IDENTITY}, free=True) if call.is_activation(x) and _same_shape(x, call) else None
 
 
-@reads("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout")
+@reads("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.type_as.default")
 def _converted(call: Call) -> Reading | Obstruction | None:
     """y = x, where dtype and device stay."""
     x = call["self"]

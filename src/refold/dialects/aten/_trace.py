@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from refold.dialects.aten._functional import rename_in_place
 from refold.dialects.aten._sizes import fixed, shape_of
 from refold.errors import FoldError
 
@@ -70,8 +71,9 @@ def run(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     """
     with evaluating(model), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
+        own_args, own_kwargs = copies(args, kwargs)
         try:
-            return model(*args, **kwargs)
+            return model(*own_args, **own_kwargs)
         except Exception as error:
             shapes = ", ".join(_describe(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs))))
             raise FoldError(
@@ -80,25 +82,39 @@ def run(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
             ) from error
 
 
+def copies(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs for one run: some models write to theirs, and the caller's must stay as they are."""
+    own: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, dict(kwargs))
+    )
+    return own
+
+
 def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
     """Trace the eval function of a model that runs on these inputs, as a functional graph.
 
     Raises `FoldError` where the model cannot be traced at all.
     """
-    program, why = export(model, args, kwargs)
-    return Traced(functional(program), tuple(_fixed_sizes(program)), why)
+    program, why = export(model, args, kwargs, finish=_functional)
+    return Traced(program, tuple(_fixed_sizes(program)), why)
 
 
 def adopt(program: ExportedProgram) -> Traced:
     """A program that somebody else traced, as a functional graph."""
-    return Traced(functional(program), tuple(_fixed_sizes(program)))
+    return Traced(_checked(_lowered(program)), tuple(_fixed_sizes(program)))
 
 
-def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedProgram, str | None]:
+def export(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    finish: Callable[[ExportedProgram], ExportedProgram] = lambda program: program,
+) -> tuple[ExportedProgram, str | None]:
     """Export the eval function with as many sizes free as it allows; the second value says why some could not be.
 
     A batch of 1 in the examples is doubled, since tracing would freeze it. Where tracing with free sizes fails, first the spatial sizes
-    and then all sizes are fixed at those of the example.
+    and then all sizes are fixed at those of the example. `finish` is part of each try.
 
     Raises `FoldError` where the model cannot be traced at all.
     """
@@ -115,7 +131,7 @@ def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     for doubled, free in attempts:
         inputs = pytree.tree_map(_doubled, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
         try:
-            program = _export(model, inputs[0], inputs[1], free)
+            program = finish(_export(model, inputs[0], inputs[1], free))
         except Exception as error:
             first_failure = first_failure or error
             continue
@@ -130,14 +146,24 @@ def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     ) from first_failure
 
 
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """The program without in-place operators, its composite operators kept whole, without checks of dtypes that tracing has settled."""
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """A program of our own tracing without in-place operators."""
+    return _checked(program if rename_in_place(program) else _lowered(program))
+
+
+def _lowered(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place operators, its composite operators kept whole, by torch's own pass."""
     with torch.no_grad(), _quiet():
         lowered: ExportedProgram = program.run_decompositions({})
-    for node in reversed(list(lowered.graph.nodes)):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            lowered.graph.erase_node(node)
     return lowered
+
+
+def _checked(program: ExportedProgram) -> ExportedProgram:
+    """The program without the checks of dtypes that tracing itself has settled."""
+    for node in reversed(list(program.graph.nodes)):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)
+    return program
 
 
 @contextmanager
@@ -161,8 +187,10 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int]
         return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(axis)}
 
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
+    is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
+    named = _by_name(model, args, kwargs, shapes) if is_free else None
     with evaluating(model), torch.no_grad(), _quiet():
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=_by_name(model, args, kwargs, shapes), strict=False)
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
     return program
 
 

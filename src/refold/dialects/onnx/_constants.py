@@ -34,8 +34,9 @@ class BatchNormalization(BatchNormalization_14):
 
     op_domain = ""
 
-    def _run(self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float = 1e-5, **_: Any) -> Any:
-        return super()._run(x, scale, bias, mean, var, epsilon, training_mode=0)
+    def _run(self, *inputs: Any, epsilon: float = 1e-5, **_: Any) -> Any:
+        x, scale, bias, mean, variance = inputs
+        return super()._run(x, scale, bias, mean, variance, epsilon, None, 0)  # type: ignore[no-untyped-call]
 
 
 class Constants:
@@ -95,9 +96,9 @@ class Constants:
             try:
                 results = evaluate([node], feeds, list(node.output), self._source.skeleton)
             except Exception as error:  # an operator's reference implementation raises what it likes
+                why = (str(error).splitlines() or [type(error).__name__])[0]
                 raise FoldError(
-                    f"constant `{name}` ({node.op_type}) cannot be worked out: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "
-                    "mend the model before folding it"
+                    f"constant `{name}` ({node.op_type}) cannot be worked out: {why}; mend the model before folding it"
                 ) from error
             for output, result in zip(node.output, results, strict=True):
                 self._values[owner.key(output)] = widened(np.asarray(result))
@@ -184,7 +185,9 @@ def evaluate(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Se
     named = [name for name in outputs if name]
     old = any(one.domain in STANDARD and one.version < 14 for one in model.opset_import)
     with np.errstate(all="ignore"):
-        results = dict(zip(named, ReferenceEvaluator(stretch, new_ops=[BatchNormalization] if old else None).run(None, dict(feeds)), strict=True))
+        results = dict(
+            zip(named, ReferenceEvaluator(stretch, new_ops=[BatchNormalization] if old else None).run(None, dict(feeds)), strict=True)
+        )
     return [results.get(name) for name in outputs]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +60,7 @@ class Layers:
     def overflows(self, mapped: Map, elem_type: int) -> bool:
         """Whether a folded number leaves the range of its type."""
         dtype = _dtype(elem_type)
-        largest = float(ml_dtypes.finfo(dtype).max)
+        largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
         if isinstance(mapped, Scalar):
             return max(abs(mapped.scale), abs(mapped.shift)) > largest
         with np.errstate(over="ignore"):
@@ -114,7 +114,11 @@ class Layers:
         if _needs_pad(formula):
             nodes.append(self._pad(formula, pads, x, elem_type, value))
             pads = [(0, 0)] * len(pads)
-        inputs = [nodes[0].output[0] if nodes else x, self._kernel(formula, elem_type, "conv", value), self._bias(formula, elem_type, value)]
+        inputs = [
+            nodes[0].output[0] if nodes else x,
+            self._kernel(formula, elem_type, "conv", value),
+            self._bias(formula, elem_type, value),
+        ]
         strides = [window.stride for window in stencil.windows]
         nodes.append(self._node("Conv", inputs, value, strides=strides, pads=_flat(pads), **_geometry(stencil)))
         return nodes
@@ -183,7 +187,8 @@ def _base(formula: Formula, value: str) -> str:
         return value
     if len(owners) == 1:
         return f"{owners[0]}.folded"
-    shared = os.path.commonprefix([owner.split(".") for owner in owners])
+    levels = zip(*(owner.split(".") for owner in owners), strict=False)
+    shared = [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
     return ".".join([*shared, "folded"]) if shared else f"{value}.folded"
 
 
@@ -226,5 +231,3 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
 
 def _dtype(elem_type: int) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
-
-

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from refold.dialects.onnx._tensors import Stored, Tensors, mapped
@@ -53,7 +53,9 @@ def load(model: Any) -> Source:
             try:
                 data = mapped(path)
             except (OSError, ValueError) as error:
-                raise FoldError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name an ONNX file that exists") from error
+                raise FoldError(
+                    f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name an ONNX file that exists"
+                ) from error
             return _split(data, path.parent, (path,))
         case ModelProto():
             return _split(_serialized(model), Path(), ())
@@ -179,7 +181,7 @@ def _expected_bytes(tensor: TensorProto) -> int | None:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except (KeyError, ValueError, TypeError):
         return None
-    return None if narrow or dtype == object else int(np.prod(tensor.dims, dtype=object)) * dtype.itemsize
+    return None if narrow or dtype.hasobject else int(np.prod(tensor.dims, dtype=object)) * dtype.itemsize
 
 
 class _Folder:
@@ -202,11 +204,14 @@ class _Folder:
             offset = int(entries.get("offset", 0))
             length = int(entries["length"]) if "length" in entries else (_expected_bytes(tensor) or len(data) - offset)
         except ValueError as error:
-            raise FoldError(f"tensor `{tensor.name}` lies at an offset or has a length that is no number ({error}); save the model again") from error
+            raise FoldError(
+                f"tensor `{tensor.name}` lies at an offset or has a length that is no number ({error}); save the model again"
+            ) from error
         expected = _expected_bytes(tensor)
         if offset < 0 or length < 0 or offset + length > len(data):
             raise FoldError(
-                f"external data {location} is too short: tensor `{tensor.name}` ends at byte {offset + length:,}, the file at {len(data):,}; "
+                f"external data {location} is too short: tensor `{tensor.name}` ends at byte {offset + length:,}, the file at "
+                f"{len(data):,}; "
                 "copy or download the file again"
             )
         if expected is not None and expected != length:
@@ -237,4 +242,6 @@ class _Folder:
         except (OSError, ValueError) as error:
             if isinstance(error, FoldError):
                 raise
-            raise FoldError(f"cannot read external data {location!r}: {getattr(error, 'strerror', None) or error}; copy it beside the model") from error
+            raise FoldError(
+                f"cannot read external data {location!r}: {getattr(error, 'strerror', None) or error}; copy it beside the model"
+            ) from error

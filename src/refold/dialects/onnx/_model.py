@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from refold.census import Census
 from refold.dialects.onnx._census import count
@@ -245,22 +245,23 @@ def _ir_model(skeleton: ModelProto, tensors: Tensors) -> ir.Model:
     assert isinstance(model, ir.Model)
 
     def lazy(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        proto = getattr(tensor, "raw", None)
-        payload = None if proto is None or isinstance(proto, (list, tuple)) else tensors.payload(proto)
-        if payload is None:
+        proto = tensor.raw
+        if not isinstance(proto, TensorProto) or tensors.payload(proto) is None:
             return tensor
+        shape = ir.Shape(list(proto.dims))
         return ir.LazyTensor(
-            lambda: ir.Tensor(tensors.array(proto), dtype=tensor.dtype, name=tensor.name), tensor.dtype, ir.Shape(tensor.shape), name=tensor.name
+            lambda: ir.Tensor(tensors.array(proto), dtype=tensor.dtype, name=tensor.name), tensor.dtype, shape, name=tensor.name
         )
 
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = lazy(value.const_value)
-        for node in graph:
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for holder in holders:
+        for node in ir.traversal.RecursiveGraphIterator(holder):
             for name, attribute in list(node.attributes.items()):
                 if attribute.type == ir.AttributeType.TENSOR and attribute.value is not None:
-                    node.attributes[name] = ir.Attr(name, ir.AttributeType.TENSOR, lazy(attribute.as_tensor()), doc_string=attribute.doc_string)
+                    held = lazy(attribute.as_tensor())
+                    node.attributes[name] = ir.Attr(name, ir.AttributeType.TENSOR, held, doc_string=attribute.doc_string)
     return model
-
-

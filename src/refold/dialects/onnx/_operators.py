@@ -120,8 +120,8 @@ class Call:
         """What to raise for NaN and infinite weights."""
         culprits = [name for name in sources if not bool(np.isfinite(np.asarray(self.value(name), np.float64)).all())]
         return FoldError(
-            f"the weights of {self.node.name or self.node.output[0]} ({', '.join(culprits or sources) or 'constants'}) hold NaN or infinite "
-            "numbers; mend the checkpoint before folding"
+            f"the weights of {self.node.name or self.node.output[0]} ({', '.join(culprits or sources) or 'constants'}) hold NaN or "
+            "infinite numbers; mend the checkpoint before folding"
         )
 
     def finite(self, number: float, name: str) -> float:
@@ -138,7 +138,9 @@ class Call:
             return Obstruction("reading", fact, "take it off the list of inputs")
         maker = None if owner is None else owner.producers.get(name)
         if maker is not None and maker.op_type in QUANTIZED:
-            return Obstruction("reading", f"its {role} `{name}` is quantized ({maker.op_type})", "fold the float model and quantize it afterwards")
+            return Obstruction(
+                "reading", f"its {role} `{name}` is quantized ({maker.op_type})", "fold the float model and quantize it afterwards"
+            )
         return Obstruction("reading", f"its {role} `{name}` is computed at run time", "nothing: the map changes with the input")
 
 
@@ -160,7 +162,9 @@ def read(call: Call) -> Reading | Obstruction | None:
     """What one node makes of its inputs."""
     operation = call.node.op_type
     if operation in QUANTIZED:
-        return Obstruction("reading", f"{operation} rounds to integers, so it is not linear", "fold the float model and quantize it afterwards")
+        return Obstruction(
+            "reading", f"{operation} rounds to integers, so it is not linear", "fold the float model and quantize it afterwards"
+        )
     typed = call.scope.typed(call.node.output[0])
     if operation not in READERS or typed is None or typed.elem_type not in FLOATS:
         return None
@@ -172,7 +176,7 @@ def read(call: Call) -> Reading | Obstruction | None:
 
 @reads("Conv")
 def _convolution(call: Call) -> Reading | Obstruction | None:
-    """y = W * x + b"""
+    """y = W * x + b."""
     x, weight, bias = call.input(0), call.input(1), call.input(2)
     prepared = _weights(call, x, weight, bias)
     if prepared is None or isinstance(prepared, Obstruction):
@@ -185,15 +189,13 @@ def _convolution(call: Call) -> Reading | Obstruction | None:
     padding = _padding(call, kernel.shape[2:], strides, dilations)
     if isinstance(padding, Obstruction):
         return padding
-    value = algebra.convolution(
-        kernel, offset, stride=strides, padding=padding, dilation=dilations, groups=call.get("group", 1)
-    )
+    value = algebra.convolution(kernel, offset, stride=strides, padding=padding, dilation=dilations, groups=call.get("group", 1))
     return Reading({x: call.leaf(value, (weight, bias), padding, strides, dilations, value.groups)}, kernel.size)
 
 
 @reads("ConvTranspose")
 def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
-    """y = W^T x + b"""
+    """y = W^T x + b."""
     x, weight, bias = call.input(0), call.input(1), call.input(2)
     prepared = _weights(call, x, weight, bias)
     if prepared is None or isinstance(prepared, Obstruction):
@@ -208,7 +210,9 @@ def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
     if isinstance(padding, Obstruction):
         return padding
     if any(before < 0 or after < 0 for before, after in padding):
-        return Obstruction("reading", f"its output shape asks for the negative padding {padding}", "state `pads` and `output_padding` instead")
+        return Obstruction(
+            "reading", f"its output shape asks for the negative padding {padding}", "state `pads` and `output_padding` instead"
+        )
     value = algebra.transposed_convolution(
         kernel, offset, stride=strides, padding=padding, output_padding=extra, dilation=dilations, groups=call.get("group", 1)
     )
@@ -217,7 +221,7 @@ def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
 
 @reads("Gemm")
 def _gemm(call: Call) -> Reading | Obstruction | None:
-    """y = alpha x W + beta c"""
+    """y = alpha x W + beta c."""
     x, weight, addend = call.input(0), call.input(1), call.input(2)
     if not call.is_activation(x) or call.get("transA", 0):
         return None
@@ -246,7 +250,7 @@ def _gemm(call: Call) -> Reading | Obstruction | None:
 
 @reads("MatMul")
 def _matmul(call: Call) -> Reading | Obstruction | None:
-    """y = x W, over the last axis"""
+    """y = x W, over the last axis."""
     x, weight = call.input(0), call.input(1)
     typed = call.typed(x)
     if not call.is_activation(x) or not call.is_constant(weight) or typed is None or len(typed.shape) < 2:
@@ -283,7 +287,7 @@ def _padding(call: Call, taps: Sequence[int], strides: Sequence[int], dilations:
                 if not isinstance(size, int) and strides[axis] > 1:
                     return Obstruction(
                         "reading",
-                        f"auto_pad {convention} with stride {strides[axis]} pads by what the size of axis {axis} asks for, and that is free",
+                        f"auto_pad {convention} with stride {strides[axis]} pads by what the size of axis {axis} asks for, which is free",
                         "fix the input size, or state `pads`",
                     )
                 # With stride 1 the padding is the same for every size.
@@ -327,7 +331,7 @@ def _pairs(pads: Sequence[int]) -> Padding:
 
 @reads("BatchNormalization")
 def _batch_norm(call: Call) -> Reading | Obstruction | None:
-    """y = gamma (x - mean) / sqrt(variance + eps) + beta"""
+    """y = gamma (x - mean) / sqrt(variance + eps) + beta."""
     x, *names = (call.input(position) for position in range(5))
     if not call.is_activation(x):
         return None
@@ -357,7 +361,7 @@ def _batch_norm(call: Call) -> Reading | Obstruction | None:
 
 @reads("Add", "Sum", "Sub")
 def _sum(call: Call) -> Reading | Obstruction | None:
-    """y = a + b + ..., y = a - b"""
+    """y = a + b + ..., y = a - b."""
     sign = -1.0 if call.node.op_type == "Sub" else 1.0
     signed = [(name, sign if position else 1.0) for position, name in enumerate(call.node.input)]
     active = [(name, factor) for name, factor in signed if call.is_activation(name)]
@@ -384,14 +388,14 @@ def _sum(call: Call) -> Reading | Obstruction | None:
 
 @reads("Neg")
 def _negate(call: Call) -> Reading | Obstruction | None:
-    """y = -x"""
+    """y = -x."""
     x = call.input(0)
     return Reading({x: Scalar(-1.0)}) if call.is_activation(x) else None
 
 
 @reads("Mul")
 def _multiply(call: Call) -> Reading | Obstruction | None:
-    """y = c x"""
+    """y = c x."""
     x, factor = call.input(0), call.input(1)
     if not call.is_activation(x):
         x, factor = factor, x
@@ -400,7 +404,7 @@ def _multiply(call: Call) -> Reading | Obstruction | None:
 
 @reads("Div")
 def _divide(call: Call) -> Reading | Obstruction | None:
-    """y = x / c"""
+    """y = x / c."""
     return _scaled(call, call.input(0), call.input(1), invert=True)
 
 
@@ -438,7 +442,7 @@ def _per_channel(call: Call, name: str) -> float | tuple[Array, int] | None:
 
 @reads("AveragePool")
 def _average_pool(call: Call) -> Reading | Obstruction | None:
-    """y = mean of the window, its zero padding counted"""
+    """y = mean of the window, its zero padding counted."""
     x = call.input(0)
     taps = call.get("kernel_shape", ())
     rank = len(taps)
@@ -451,7 +455,8 @@ def _average_pool(call: Call) -> Reading | Obstruction | None:
         return padding
     if any(pair != (0, 0) for pair in padding) and not call.get("count_include_pad", 0):
         return Obstruction(
-            "reading", f"average pooling with padding {padding} leaves its padding out of the mean, so border and middle differ",
+            "reading",
+            f"average pooling with padding {padding} leaves its padding out of the mean, so border and middle differ",
             "export it with count_include_pad = 1",
         )
     kernel = np.full((channels, 1, *taps), 1 / math.prod(taps))
@@ -473,7 +478,7 @@ def _floors_alike(value: AffineConv, sizes: Sequence[Size]) -> bool:
 
 @reads("Pad")
 def _pad(call: Call) -> Reading | Obstruction | None:
-    """y = x, continued"""
+    """y = x, continued."""
     x = call.input(0)
     rank = len(call.output.shape) - 2
     channels = call.channels(x)
@@ -518,7 +523,7 @@ def _pad_level(call: Call) -> float | None:
 
 @reads("Slice")
 def _slice(call: Call) -> Reading | Obstruction | None:
-    """y = x[..., start:end:step, ...]"""
+    """y = x[..., start:end:step, ...]."""
     x = call.input(0)
     channels = call.channels(x)
     bounds = _slice_bounds(call)
@@ -559,11 +564,9 @@ def _slice_bounds(call: Call) -> list[tuple[int, int, int, int]] | None:
         if any(name and not call.is_constant(name) for name in names) or not (names[0] and names[1]):
             return None
         starts, ends = ([int(n) for n in call.value(name).reshape(-1)] for name in names[:2])
-        axes = call.value(names[2]).reshape(-1) if names[2] else range(len(starts))
-        steps = call.value(names[3]).reshape(-1) if names[3] else [1] * len(starts)
-    return [
-        (int(axis) % ndim, int(start), int(end), int(step)) for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
-    ]
+        axes = [int(n) for n in call.value(names[2]).reshape(-1)] if names[2] else range(len(starts))
+        steps = [int(n) for n in call.value(names[3]).reshape(-1)] if names[3] else [1] * len(starts)
+    return [(int(axis) % ndim, int(start), int(end), int(step)) for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------------------------- nothing but a name
@@ -571,13 +574,13 @@ def _slice_bounds(call: Call) -> list[tuple[int, int, int, int]] | None:
 
 @reads("Identity", "Cast")
 def _unchanged(call: Call) -> Reading | Obstruction | None:
-    """y = x, where the type stays"""
+    """y = x, where the type stays."""
     return Reading({call.input(0): IDENTITY}) if call.is_activation(call.input(0)) else None
 
 
 @reads("Dropout")
 def _dropout(call: Call) -> Reading | Obstruction | None:
-    """y = x, in inference"""
+    """y = x, in inference."""
     x, training = call.input(0), call.input(2)
     if not call.is_activation(x) or any(call.node.output[1:]):
         return None

@@ -21,7 +21,9 @@ from refold.verification import RegionEvidence
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def region_evidence(source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, seed: int) -> Iterator[RegionEvidence]:
+def region_evidence(
+    source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, seed: int
+) -> Iterator[RegionEvidence]:
     """Each fold, run both ways.
 
     The sizes are the smallest at which every border case occurs, or those of the example where the original region does not run there.
@@ -63,7 +65,9 @@ def region_evidence(source: Source, top: Scope, constants: Constants, graph: Gra
             if original.shape == folded.shape:
                 break
         if not isinstance(evidence, RegionEvidence):
-            raise FoldError(f"the region of {fold.value} does not run in the ONNX reference evaluator ({evidence}); fold with verify=False") from evidence
+            raise FoldError(
+                f"the region of {fold.value} does not run in the ONNX reference evaluator ({evidence}); fold with verify=False"
+            ) from evidence
         yield evidence
 
 

@@ -1,4 +1,4 @@
-"""Runs whole models in ONNX Runtime, its optimizations off so that its own fusing hides nothing, and in float64 where that is affordable."""
+"""Runs whole models in ONNX Runtime, its optimizations off so that its fusing hides nothing, and in float64 where that is affordable."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Feeds = dict[str, Array]
 
 AFFORDABLE = 1_000_000_000
 """Multiply-adds up to which the reference evaluator is asked for the float64 truth."""
-SLOW = ("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAlign", "GridSample", "DeformConv",
-        "NonMaxSuppression", "DFT", "STFT", "MaxUnpool", "MaxRoiPool")  # fmt: skip
+SLOW = ("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAlign", "GridSample",
+        "DeformConv", "NonMaxSuppression", "DFT", "STFT", "MaxUnpool", "MaxRoiPool")  # fmt: skip
 """Operators that the reference evaluator works out item by item."""
 PATIENCE = 400_000
 """Items of theirs up to which it is asked all the same."""
@@ -57,7 +57,7 @@ class Session:
         try:
             return list(self._session.run(self.names, dict(feeds)))
         except Exception as error:
-            shapes = ", ".join(f"{name} {'×'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
+            shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
             raise FoldError(f"the model does not run on {shapes}: {_first_line(error)}; give inputs that it takes") from error
 
 
@@ -73,7 +73,9 @@ def given_feeds(skeleton: ModelProto, given: Any) -> list[Feeds]:
             with np.load(Path(given), allow_pickle=False) as archive:
                 given = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, AttributeError) as error:
-            raise FoldError(f"cannot read inputs from {os.fspath(given)}: {_first_line(error)}; save them with numpy.savez by input name") from error
+            raise FoldError(
+                f"cannot read inputs from {os.fspath(given)}: {_first_line(error)}; save them with numpy.savez by input name"
+            ) from error
     if not isinstance(given, Mapping):
         arrays = list(given) if isinstance(given, (tuple, list)) else [given]
         if len(arrays) > len(names):

@@ -147,7 +147,7 @@ def _with_sizes(model: ModelProto) -> ModelProto:
         set_sizes(trial, guess)
         try:
             onnx.shape_inference.infer_shapes(trial, strict_mode=True)
-        except Exception:  # noqa: S112 - the next guess may fit
+        except Exception:
             continue
         return trial
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import secrets
 from abc import ABC, abstractmethod
@@ -20,7 +21,12 @@ from refold.errors import FoldError
 
 Array = NDArray[Any]
 
-FLOATS = {TensorProto.FLOAT: 2.0**-24, TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8, TensorProto.DOUBLE: 2.0**-53}
+FLOATS: dict[int, float] = {
+    TensorProto.FLOAT: 2.0**-24,
+    TensorProto.FLOAT16: 2.0**-11,
+    TensorProto.BFLOAT16: 2.0**-8,
+    TensorProto.DOUBLE: 2.0**-53,
+}
 """The floating point types that are folded, and their unit roundoffs."""
 
 
@@ -57,14 +63,14 @@ class Folded(Payload):
 
     @cached_property
     def nbytes(self) -> int:  # type: ignore[override]
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
 
     def array(self) -> Array:
         """The kernel as the operator of this layout stores it."""
         return arranged(self.formula.evaluate(self.dtype), self.layout)
 
     def view(self) -> memoryview:
-        return memoryview(self.array().reshape(-1).view(np.uint8))
+        return self.array().reshape(-1).view(np.uint8).data
 
 
 def arranged(value: AffineConv, layout: str) -> Array:

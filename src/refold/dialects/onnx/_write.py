@@ -91,7 +91,9 @@ class _Writer:
         made: list[NodeProto] = []
         total: str | None = None
         loose = 0.0
-        ordered = sorted(fold.form.items(), key=lambda term: (isinstance(term[1], Scalar), isinstance(term[1], Scalar) and term[1].scale < 0))
+        ordered = sorted(
+            fold.form.items(), key=lambda term: (isinstance(term[1], Scalar), isinstance(term[1], Scalar) and term[1].scale < 0)
+        )
         for root, mapped in ordered:
             term = root.removeprefix(scope.prefix)
             joins = "Add"
@@ -107,7 +109,7 @@ class _Writer:
                 term = made[-1].output[0]
             total = term
         if loose:
-            made.append(helper.make_node("Add", [total, layers.number(loose, elem_type, value)], [self._fresh(f"{value}.add")]))
+            made.append(helper.make_node("Add", [total or "", layers.number(loose, elem_type, value)], [self._fresh(f"{value}.add")]))
         last = made[-1].output[0]
         for number, node in enumerate(made):
             node.name = self._node_name(scope, value, number, len(made))
