@@ -194,9 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("\nThe four do not predict the same digit for every held-out image.")
         return 3
     console.print(f"\nAll four predict the same digit for every one of the {len(held_out)} held-out images.")
-    console.print(
-        f"Next: `refold explain {train_file}` says what folds in a model and why; refold lies in {Path(sys.executable).parent.name}"
-    )
+    command = Path(sys.executable).with_name("refold")
+    shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command.name
+    console.print(f"Next: {shown} explain {train_file}   (what folds in a model, and why the rest does not)")
     return 0
 
 

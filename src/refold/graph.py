@@ -139,8 +139,7 @@ def without_bias(mapped: Map) -> Map:
 
 
 def _as_formula(scalar: Scalar, like: Formula, channels: int) -> Leaf:
-    array = next(like.leaves()).value.kernel
-    plain = identity(channels, like.stencil.rank, array)
+    plain = identity(channels, like.stencil.rank, like.anywhere)
     if scalar.is_identity:
         return Leaf(plain, origin=("identity", channels))
     ones = plain.kernel.reshape(-1)

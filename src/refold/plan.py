@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from refold.algebra import Formula, Obstruction
+from refold.algebra import Formula, Obstruction, Selection
 from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, sum_maps, without_bias
 
 Form: TypeAlias = "Mapping[str, Map]"
 
-DEPTH = 4
+DEPTH = 6
 """How many values are tried together where the first alone is too dear."""
 
 
@@ -153,8 +153,8 @@ class _Planner:
     def _eliminate(self, name: str) -> bool:
         """Put the form of a value in the place of its name everywhere, if that is exact and no dearer.
 
-        Where it is dearer, what the value reads is tried along with it, a few values deep: a padding filled with a bias is dear alone
-        and costs nothing once the convolution in front of it is gone too.
+        Where it is dearer, what the value reads and what stands beside it is tried along with it, up to a few values: a padding filled
+        with a bias is dear alone and costs nothing once the convolution in front of it is gone too, and a concatenation goes whole.
         """
         forms = {reader: self.forms[reader] for reader in self.readers[name]}
         before = sum((self.costs[reader] for reader in forms), Cost())
@@ -177,7 +177,7 @@ class _Planner:
                 return True
             if len(gone) == 1:
                 self.reasons[name] = reason
-            current = self._next_below(gone, forms) if len(gone) < DEPTH else None
+            current = self._next(gone, forms) if len(gone) < DEPTH else None
         return False
 
     def _dearer(self, forms: Mapping[str, Form], before: Cost) -> Obstruction | None:
@@ -193,10 +193,11 @@ class _Planner:
         shared = f" since {len(forms)} nodes read it" if len(forms) > 1 else ""
         return Obstruction("cost", f"merged it would take {dearer}{shared}", "leave it: apart it is cheaper")
 
-    def _next_below(self, gone: list[str], forms: Mapping[str, Form]) -> str | None:
-        """A value that the last one reads and that nothing else needs."""
-        for root in self.forms[gone[-1]]:
-            if root in self.forms and root not in self.pinned and self.readers[root] <= {*forms, *gone}:
+    def _next(self, gone: list[str], forms: Mapping[str, Form]) -> str | None:
+        """A value that the last one reads, or else one beside it, that nothing else needs."""
+        beside = (root for form in forms.values() for root in form)
+        for root in (*self.forms[gone[-1]], *beside):
+            if root in self.forms and root not in (*self.pinned, *gone) and self.readers[root] <= {*forms, *gone}:
                 return root
         return None
 
@@ -266,6 +267,8 @@ class _Planner:
                 parts = int(mapped.scale != 1.0) + int(mapped.shift != 0.0)
                 total += Cost(parts, work)
                 continue
+            if isinstance(mapped, Selection):
+                return Obstruction("writing", "only some parts of a concatenation merge", "let all its parts read the same value alike")
             operators = self.target.operators(mapped, len(value.shape))
             if operators is None:
                 return Obstruction("writing", "the merged map has paddings that no single operator has", "pad alike in all branches")
@@ -282,8 +285,7 @@ class _Planner:
             nodes = self._between(name, form)
             before = sum((cost_as_it_stands(one, self.graph) for one in nodes), Cost())
             after = self._cost(name, form)
-            assert isinstance(after, Cost)
-            if len(form) == 1 and all(map(_is_identity, form.values())):
+            if isinstance(after, Obstruction) or (len(form) == 1 and all(map(_is_identity, form.values()))):
                 continue
             if after.operators < before.operators:
                 folds.append(Fold(name, form, nodes, before, after))
@@ -325,6 +327,8 @@ def _is_identity(mapped: Map) -> bool:
 def _multiply_adds(mapped: Map, output: Value, root: Value) -> int:
     if isinstance(mapped, Scalar):
         return 0 if mapped.is_identity else math.prod(output.example)
+    if isinstance(mapped, Selection):
+        return 0
     upsampled = any(window.upsample > 1 for window in mapped.stencil.windows)
     if upsampled:
         stencil = mapped.stencil

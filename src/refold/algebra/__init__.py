@@ -20,6 +20,7 @@ from refold.algebra._make import (
     transposed_kernel,
     window,
 )
+from refold.algebra._selection import Selection
 
 __all__ = [
     "AffineConv",
@@ -29,6 +30,7 @@ __all__ = [
     "Leaf",
     "Mode",
     "Obstruction",
+    "Selection",
     "Sizes",
     "Stencil",
     "Sum",

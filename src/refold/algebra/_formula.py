@@ -53,6 +53,11 @@ class Formula(ABC):
     def peak(self) -> float:
         """No number of the kernel is larger in absolute value. A bound, NaN or infinite where a leaf is not finite."""
 
+    @property
+    @abstractmethod
+    def anywhere(self) -> Array:
+        """Some array of the library and on the device where the numbers live."""
+
     @abstractmethod
     def linear_part(self) -> Formula:
         """The same map without its bias, over an input continued by zeros where it was continued by constants."""
@@ -120,6 +125,10 @@ class Leaf(Formula):
         xp = array_namespace(kernel)
         return max(float(xp.max(kernel)), -float(xp.min(kernel)))
 
+    @property
+    def anywhere(self) -> Array:
+        return self.value.kernel
+
     def leaves(self) -> Iterator[Leaf]:
         yield self
 
@@ -163,6 +172,10 @@ class _Pair(Formula):
 
     def linear_part(self) -> Formula:
         return type(self)(self.left.linear_part(), self.right.linear_part(), self.stencil, None)
+
+    @property
+    def anywhere(self) -> Array:
+        return self.left.anywhere
 
     def leaves(self) -> Iterator[Leaf]:
         yield from self.left.leaves()

@@ -93,20 +93,23 @@ class _Trial:
         assert self.root is not None
         return tuple(self.size if size is None else size for size in shape_of(self.root.meta["val"])[2:])
 
-    def _places(self, value: Any) -> Any:
-        """A tensor's places, or a number of the graph, at the sizes of this trial."""
+    def _places(self, value: Any, axes: int | None = None) -> Any:
+        """A tensor's places, or a number of the graph, at the sizes of this trial.
+
+        A constant is read as spread over `axes` axes, the spatial ones where not said.
+        """
         if isinstance(value, (list, tuple)):
             return [self._places(one) for one in value]
         if not isinstance(value, Node):
             return value
+        if value in self.constants:
+            return self._label(value, self.rank if axes is None else axes)
         if value.name not in self.seen:
             result = self._follow(value)
             self.seen[value.name] = result
         return self.seen[value.name]
 
     def _follow(self, node: Node) -> Any:
-        if node in self.constants:
-            return self._label(node)
         follow = FOLLOW.get(str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", ""))
         if follow is None:
             return self._start(node)
@@ -127,16 +130,18 @@ class _Trial:
         sizes = self._root_sizes()
         return np.arange(int(np.prod(sizes))).reshape(sizes)
 
-    def _label(self, node: Node) -> Any:
+    def _label(self, node: Node, axes: int) -> Any:
         """A constant as a label that broadcasts: it must be one number, or one a channel."""
         traced = node.meta["val"]
         if not isinstance(traced, torch.Tensor):
             raise _NotALayout
-        aligned = (1,) * (self.rank + 2 - traced.ndim) + tuple(traced.shape)
-        if len(aligned) != self.rank + 2 or any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
+        aligned = (1,) * (axes + 2 - traced.ndim) + tuple(traced.shape)
+        if len(aligned) != axes + 2 or any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
             raise _NotALayout
+        if node.name not in self.fillers:
+            self.seen[node.name] = None
         self.fillers[node.name] = node
-        return self._level(self.constants.value(node).double().reshape(-1))
+        return self._level(self.constants.value(node).double().reshape(-1)).reshape((1,) * axes)
 
     def _level(self, level: torch.Tensor) -> Any:
         for position, known in enumerate(self.levels):
@@ -170,14 +175,12 @@ class _Trial:
         return np.take(places, self._places(arguments["index"]), axis=axis)
 
     def select_scatter(self, arguments: dict[str, Any]) -> Any:
-        places, source = self._places(arguments["self"]), self._places(arguments["src"])
+        places, source = self._places(arguments["self"]), self._places(arguments["src"], self.rank - 1)
         axis = self._axis(arguments["dim"])
         if axis is None:
             raise _NotALayout
         changed = places.copy()
-        changed[(slice(None),) * axis + (self._places(arguments["index"]),)] = (
-            source if source.ndim < changed.ndim else source.reshape(-1)[0]
-        )
+        changed[(slice(None),) * axis + (self._places(arguments["index"]),)] = source
         return changed
 
     def cat(self, arguments: dict[str, Any]) -> Any:
@@ -197,12 +200,13 @@ class _Trial:
         return np.pad(places, [(0, 0)] * (self.rank - len(pairs)) + pairs, constant_values=int(label.reshape(-1)[0]))
 
     def copy(self, arguments: dict[str, Any]) -> Any:
-        return np.broadcast_to(self._places(arguments["src"]), self._places(arguments["self"]).shape)
+        places = self._places(arguments["self"])
+        return np.broadcast_to(self._places(arguments["src"], places.ndim), places.shape)
 
     def fill(self, arguments: dict[str, Any]) -> Any:
         number = arguments["value"]
         places = self._places(arguments["self"])
-        label = self._places(number) if isinstance(number, Node) else self._level(torch.tensor([float(number)], dtype=torch.float64))
+        label = self._places(number, places.ndim) if isinstance(number, Node) else self._level(torch.tensor([float(number)], dtype=torch.float64))
         return np.broadcast_to(label, places.shape)
 
     def full(self, arguments: dict[str, Any]) -> Any:
@@ -213,11 +217,11 @@ class _Trial:
         return np.broadcast_to(self._level(torch.tensor([float(number)], dtype=torch.float64)), sizes[2:])
 
     def expand(self, arguments: dict[str, Any]) -> Any:
-        places = self._places(arguments["self"])
-        if places.size == 1:  # a constant, which spreads over whatever it is set into
-            return places
         sizes = self._places(arguments["size"])
-        wanted = sizes[max(0, len(sizes) - self.rank) :]
+        places = self._places(arguments["self"], len(sizes) - 2)
+        wanted = sizes[2:]
+        if not all(isinstance(size, int) for size in wanted):
+            raise _NotALayout
         return np.broadcast_to(places, [own if size == -1 else size for own, size in zip(places.shape, wanted, strict=True)])
 
     def same(self, arguments: dict[str, Any]) -> Any:
@@ -266,6 +270,8 @@ FOLLOW: dict[str, Callable[[_Trial, dict[Any, Any]], Any]] = {
     "aten.fill.Tensor": _Trial.fill,
     "aten.full.default": _Trial.full,
     "aten.zeros.default": _Trial.full,
+    "aten.new_zeros.default": _Trial.full,
+    "aten.new_full.default": _Trial.full,
     "aten.expand.default": _Trial.expand,
     "aten.clone.default": _Trial.same,
     "aten.sym_size.int": _Trial.size_of,

@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from refold import algebra
-from refold.algebra import AffineConv, Leaf, Obstruction
+from refold.algebra import AffineConv, Leaf, Obstruction, Selection
 from refold.dialects.aten._layout import ENTRIES, find_padding
 from refold.dialects.aten._reading import Call, Reading, Terms, finite, reads
 from refold.dialects.aten._sizes import fixed, shape_of
@@ -378,8 +378,33 @@ def _padded(call: Call, pads: Sequence[Any], mode: str, value: float | None) -> 
 
 
 @reads(*ENTRIES)
-def _assigned(call: Call) -> Reading | Obstruction | None:
-    """y = x, set into a border of constants by assignments."""
+def _assembled(call: Call) -> Reading | Obstruction | None:
+    """y = x, set into a border of constants by assignments; or parts side by side, along the channels."""
+    return _assigned(call) or (_concatenated(call) if "tensors" in call.arguments else None)
+
+
+def _concatenated(call: Call) -> Reading | None:
+    parts = call["tensors"]
+    if not all(call.is_activation(part) for part in parts) or len(parts) > 64:
+        return None
+    axis = call["dim"] % call.output.ndim
+    rank = call.output.ndim - 1 - axis
+    widths = [shape_of(part.meta["val"])[axis] for part in parts]
+    if axis == 0 or any(width is None for width in widths):
+        return None
+    terms: Terms = {}
+    start, total = 0, sum(width or 0 for width in widths)
+    for part, width in zip(parts, widths, strict=True):
+        assert width is not None
+        if part in terms:
+            return None
+        sources = (*[None] * start, *range(width), *[None] * (total - start - width))
+        terms[part] = Selection(sources, width, rank, _somewhere(call))
+        start += width
+    return Reading(terms)
+
+
+def _assigned(call: Call) -> Reading | None:
     found = find_padding(call.node, call.constants)
     if found is None or not call.is_activation(found.root) or found.root is call.node:
         return None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from refold.dialects.onnx._constants import Constants, evaluate, wide_node, widened
 from refold.dialects.onnx._load import Source
@@ -21,54 +24,85 @@ from refold.verification import RegionEvidence
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+WORKERS = 2
+"""Regions that are run side by side; NumPy lets go of the interpreter while it computes."""
+
+
 def region_evidence(
     source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, seed: int
 ) -> Iterator[RegionEvidence]:
-    """Each fold, run both ways.
-
-    The sizes are the smallest at which every border case occurs, or those of the example where the original region does not run there.
-    """
+    """Each fold, run both ways."""
     owners = {scope.key(name): (scope, name) for scope in top.all() for name in scope.producers}
     stored = {tensor.name: tensor for tensor in written.skeleton.graph.initializer}
-    for fold in written.folds:
-        scope, value = owners[fold.value]
+    bench = _Bench(source, constants, graph, written, stored, seed)
+    waiting: deque[Future[RegionEvidence]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for fold in written.folds:
+            waiting.append(pool.submit(bench.run_both, fold, *owners[fold.value]))
+            if len(waiting) > WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Where regions are run."""
+
+    source: Source
+    constants: Constants
+    graph: Graph
+    written: Written
+    stored: Mapping[str, TensorProto]
+    seed: int
+
+    def run_both(self, fold: Fold, scope: Scope, value: str) -> RegionEvidence:
+        """One fold, run both ways at the smallest sizes at which every border case occurs, or at those of the example.
+
+        The latter where the original region does not run at the smallest, as with a slice that ends at a fixed place.
+        """
         roots = {root.removeprefix(scope.prefix): root for root in fold.form}
-        region = _region(value, scope, set(roots), constants)
-        weights = {name: widened(constants.value(name, scope)) for name in _constants_of(region, scope, constants)}
-        new = written.emitted[fold.value]
-        read = dict.fromkeys(name for node in new for name in node.input if name in stored and name not in roots)
-        folded_weights = {name: widened(np.asarray(written.tensors.array(stored[name]))) for name in read}
-        evidence: RegionEvidence | Exception | None = None
-        for shapes in (_small_shapes(graph, fold), {root: graph.values[root].example for root in fold.form}):
-            random = np.random.default_rng(seed)
+        region = _region(value, scope, set(roots), self.constants)
+        weights = {name: widened(self.constants.value(name, scope)) for name in _constants_of(region, scope, self.constants)}
+        new = self.written.emitted[fold.value]
+        read = dict.fromkeys(name for node in new for name in node.input if name in self.stored and name not in roots)
+        folded_weights = {name: widened(np.asarray(self.written.tensors.array(self.stored[name]))) for name in read}
+        failure: Exception | None = None
+        evidence: RegionEvidence | None = None
+        for shapes in (_small_shapes(self.graph, fold), {root: self.graph.values[root].example for root in fold.form}):
+            random = np.random.default_rng(self.seed)
             inputs = {name: random.standard_normal(shapes[root]) for name, root in roots.items()}
             try:
-                original, peak = _run(region, {**inputs, **weights}, value, source)
-                folded, _ = _run(new, {**inputs, **folded_weights}, value, source)
-                magnitude, _ = _run(_absolute(new), _magnitudes({**inputs, **folded_weights}), value, source)
+                original, peak = _run(region, {**inputs, **weights}, value, self.source)
+                folded, _ = _run(new, {**inputs, **folded_weights}, value, self.source)
+                magnitude, _ = _run(_absolute(new), _magnitudes({**inputs, **folded_weights}), value, self.source)
             except Exception as error:  # the evaluator's operators raise what they like
-                evidence = error
+                failure = error
                 continue
-            length = sum(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in + 1 for mapped in fold.form.values())
-            longest = max((array.size // max(1, min(array.shape or (1,))) for array in weights.values()), default=1)
-            peak = max(peak, *(float(np.abs(array).max(initial=0.0)) for array in inputs.values()))
             evidence = RegionEvidence(
-                name_of(fold, written),
+                name_of(fold, self.written),
                 tuple(node.operation for node in fold.nodes),
                 original,
                 folded,
                 magnitude,
-                peak,
-                max(length, longest) + len(fold.nodes),
+                max(peak, *(float(np.abs(array).max(initial=0.0)) for array in inputs.values())),
+                _longest(fold, weights.values()),
                 FLOATS[scope.types[value].elem_type],
             )
             if original.shape == folded.shape:
                 break
-        if not isinstance(evidence, RegionEvidence):
+        if evidence is None:
             raise FoldError(
-                f"the region of {fold.value} does not run in the ONNX reference evaluator ({evidence}); fold with verify=False"
-            ) from evidence
-        yield evidence
+                f"the region of {fold.value} does not run in the ONNX reference evaluator ({failure}); fold with verify=False"
+            ) from failure
+        return evidence
+
+
+def _longest(fold: Fold, weights: Iterable[Array]) -> int:
+    """The longest sum on either side."""
+    folded = sum(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in + 1 for mapped in fold.form.values())
+    original = max((array.size // max(1, min(array.shape[:2])) for array in weights if array.ndim > 1), default=1)
+    return max(folded, original) + len(fold.nodes)
 
 
 def name_of(fold: Fold, written: Written) -> str:
