@@ -13,7 +13,8 @@ def settled(network: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
-                assert layer.running_mean is not None and layer.running_var is not None
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
                 layer.running_mean.normal_(0, 0.1, generator=random)
                 layer.running_var.uniform_(0.5, 1.5, generator=random)
                 layer.weight.uniform_(0.5, 1.5, generator=random)

@@ -46,8 +46,9 @@ def measure_time() -> None:
 
 
 def peak_beyond(function: Callable[[], object]) -> int:
-    """Bytes by which the resident memory of this process rises at most while a function runs; what it returns is kept until then."""
-    process, done, peak = psutil.Process(), threading.Event(), 0
+    """Bytes by which the resident memory of this process rises at most while a function runs."""
+    process, done = psutil.Process(), threading.Event()
+    peak: int = 0
 
     def watch() -> None:
         nonlocal peak
@@ -66,7 +67,7 @@ def peak_beyond(function: Callable[[], object]) -> int:
     finally:
         done.set()
         watching.join()
-    return peak - before
+    return int(peak - before)
 
 
 def measure_memory() -> None:

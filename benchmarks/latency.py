@@ -6,7 +6,9 @@ python -m benchmarks.latency
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,7 +46,10 @@ def by_hand(trained: refold.nn.RepVGG) -> nn.Module:
 def in_onnx_runtime(network: nn.Module, x: Tensor, folder: Path, name: str) -> Callable[[], object]:
     """One run of a network in ONNX Runtime, with its default optimizations, on one thread."""
     path = folder / f"{name}.onnx"
-    torch.onnx.export(network, (x,), path, dynamo=True, verbose=False, external_data=False)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (x,), path, dynamo=True, verbose=False, external_data=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -252,6 +252,17 @@ def test_low_rank_adaptation() -> None:
     folded(model_of(nodes, constants, ("N", "T", 16)), ["MatMul", "Add"], x_of(2, 5, 16))
 
 
+def test_branches_side_by_side() -> None:
+    constants = {"a": random(6, 4, 3, 3), "b": random(6, 4, 1, 1), "c": random(6, 12, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["va"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "b"], ["vb"]),
+        helper.make_node("Concat", ["va", "vb"], ["v"], axis=1),
+        helper.make_node("Conv", ["v", "c"], ["y"]),
+    ]
+    folded(model_of(nodes, constants, ("N", 4, "H", "W")), ["Conv"], x_of(2, 4, 6, 5))
+
+
 def test_a_lone_scale_and_shift() -> None:
     constants = {name: random(4, 1, 1, seed=seed) for seed, name in enumerate("abcd")}
     chain = [helper.make_node("Mul" if name in "ac" else "Add", [before, name], [after])

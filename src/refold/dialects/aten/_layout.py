@@ -7,7 +7,7 @@ for each constant, and the result is a padding if the input's places lie in one 
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +17,14 @@ import torch
 from torch.fx import Node
 
 from refold.dialects.aten._constants import Constants
-from refold.dialects.aten._sizes import shape_of
+from refold.dialects.aten._sizes import fixed, shape_of
 
 ENTRIES = ("aten.slice_scatter.default", "aten.select_scatter.default", "aten.cat.default", "aten.copy.default")
-TRIALS = (9, 13)
-"""Sizes that stand for a size that is free: a padding that comes out alike for both does not hang on the size."""
+TRIALS = (((9, 2), (14, 5)), ((41, 8), (66, 20)), ((161, 32), (266, 80)), ((641, 128), (1066, 320)))
+"""Sizes for the free symbols of the graph, as the first and the step to the next, in pairs: a padding that comes out alike for both of a
+pair does not hang on the sizes, nor on two of them being equal. A pair is too small where a place of the network is left no room."""
+ROOM = 3
+"""Items along an axis that show a border on both sides and a middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,14 @@ def find_padding(node: Node, constants: Constants) -> Padding | None:
     traced = node.meta.get("val")
     if str(node.target) not in ENTRIES or not isinstance(traced, torch.Tensor) or traced.ndim < 3:
         return None
-    found = [_Trial(constants, size, traced.ndim - 2).padding(node) for size in TRIALS]
-    first, second = found
-    if first is None or second is None or first.pads != second.pads or first.root is not second.root:
-        return None
-    return first
+    for pair in TRIALS:
+        trials = [_Trial(constants, size, step, traced.ndim - 2) for size, step in pair]
+        first, second = (trial.padding(node) for trial in trials)
+        if first is not None and second is not None and first.pads == second.pads and first.root is second.root:
+            return first
+        if not any(trial.is_crowded for trial in trials):
+            return None
+    return None
 
 
 class _NotALayout(Exception):
@@ -55,8 +61,11 @@ class _NotALayout(Exception):
 class _Trial:
     constants: Constants
     size: int
+    step: int
     rank: int
     root: Node | None = None
+    is_crowded: bool = False
+    symbols: dict[Any, int] = field(default_factory=dict)
     levels: list[torch.Tensor] = field(default_factory=list)
     seen: dict[str, Any] = field(default_factory=dict)
     fillers: dict[str, Node] = field(default_factory=dict)
@@ -87,11 +96,24 @@ class _Trial:
         if channels is None:
             return None
         fill = self.levels[-int(labels[0]) - 1].expand(channels)
-        return Padding(self.root, pads, fill, len(self.seen), tuple(self.fillers.values()))
+        return Padding(self.root, pads, fill, len(self.seen) - 1, tuple(self.fillers.values()))
 
     def _root_sizes(self) -> tuple[int, ...]:
         assert self.root is not None
-        return tuple(self.size if size is None else size for size in shape_of(self.root.meta["val"])[2:])
+        return tuple(self._size(size) for size in self.root.meta["val"].shape[2:])
+
+    def _size(self, size: int | torch.SymInt) -> int:
+        """A size of the graph in this trial; one that hangs on the data stands for nothing."""
+        known = fixed(size)
+        if known is not None:
+            return known
+        assert isinstance(size, torch.SymInt)
+        if not size.node.has_hint():
+            raise _NotALayout
+        expression = size.node.expr
+        for symbol in sorted(expression.free_symbols, key=str):
+            self.symbols.setdefault(symbol, self.size + self.step * len(self.symbols))
+        return int(expression.subs(self.symbols))
 
     def _places(self, value: Any, axes: int | None = None) -> Any:
         """A tensor's places, or a number of the graph, at the sizes of this trial.
@@ -102,6 +124,9 @@ class _Trial:
             return [self._places(one) for one in value]
         if not isinstance(value, Node):
             return value
+        traced = value.meta.get("val")
+        if isinstance(traced, (int, torch.SymInt)):
+            return self._size(traced)
         if value in self.constants:
             return self._label(value, self.rank if axes is None else axes)
         if value.name not in self.seen:
@@ -110,16 +135,15 @@ class _Trial:
         return self.seen[value.name]
 
     def _follow(self, node: Node) -> Any:
-        follow = FOLLOW.get(str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", ""))
+        follow = FOLLOW.get(str(node.target))
         if follow is None:
             return self._start(node)
-        if isinstance(node.target, torch._ops.OpOverload):
-            schema = node.target._schema.arguments
-            arguments = {argument.name: argument.default_value for argument in schema}
-            arguments.update(zip((argument.name for argument in schema), node.args, strict=False))
-            arguments.update(node.kwargs)
-            return follow(self, arguments)
-        return follow(self, dict(enumerate(node.args)))
+        assert isinstance(node.target, torch._ops.OpOverload)
+        schema = node.target._schema.arguments
+        arguments = {argument.name: argument.default_value for argument in schema}
+        arguments.update(zip((argument.name for argument in schema), node.args, strict=False))
+        arguments.update(node.kwargs)
+        return follow(self, arguments)
 
     def _start(self, node: Node) -> Any:
         """The tensor that the chain starts from: there may be one only."""
@@ -128,6 +152,7 @@ class _Trial:
             raise _NotALayout
         self.root = node
         sizes = self._root_sizes()
+        self.is_crowded = any(size < ROOM for size in sizes)
         return np.arange(int(np.prod(sizes))).reshape(sizes)
 
     def _label(self, node: Node, axes: int) -> Any:
@@ -138,8 +163,6 @@ class _Trial:
         aligned = (1,) * (axes + 2 - traced.ndim) + tuple(traced.shape)
         if len(aligned) != axes + 2 or any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
             raise _NotALayout
-        if node.name not in self.fillers:
-            self.seen[node.name] = None
         self.fillers[node.name] = node
         return self._level(self.constants.value(node).double().reshape(-1)).reshape((1,) * axes)
 
@@ -185,10 +208,17 @@ class _Trial:
 
     def cat(self, arguments: dict[str, Any]) -> Any:
         axis = self._axis(arguments["dim"])
-        parts = self._places(arguments["tensors"])
-        if axis is None or not all(isinstance(part, np.ndarray) for part in parts):
+        if axis is None:
             raise _NotALayout
-        return np.concatenate(parts, axis=axis)
+        nodes = arguments["tensors"]
+        parts = [self._places(node) for node in nodes]
+        across = max((part.shape for part in parts), key=math.prod)
+        spread = []
+        for node, part in zip(nodes, parts, strict=True):
+            shape = list(across)
+            shape[axis] = self._size(node.meta["val"].shape[axis + 2])
+            spread.append(np.broadcast_to(part, shape))
+        return np.concatenate(spread, axis=axis)
 
     def pad(self, arguments: dict[str, Any]) -> Any:
         pads = self._places(arguments["pad"])
@@ -206,7 +236,11 @@ class _Trial:
     def fill(self, arguments: dict[str, Any]) -> Any:
         number = arguments["value"]
         places = self._places(arguments["self"])
-        label = self._places(number, places.ndim) if isinstance(number, Node) else self._level(torch.tensor([float(number)], dtype=torch.float64))
+        label = (
+            self._places(number, places.ndim)
+            if isinstance(number, Node)
+            else self._level(torch.tensor([float(number)], dtype=torch.float64))
+        )
         return np.broadcast_to(label, places.shape)
 
     def full(self, arguments: dict[str, Any]) -> Any:
@@ -219,20 +253,10 @@ class _Trial:
     def expand(self, arguments: dict[str, Any]) -> Any:
         sizes = self._places(arguments["size"])
         places = self._places(arguments["self"], len(sizes) - 2)
-        wanted = sizes[2:]
-        if not all(isinstance(size, int) for size in wanted):
-            raise _NotALayout
-        return np.broadcast_to(places, [own if size == -1 else size for own, size in zip(places.shape, wanted, strict=True)])
+        return np.broadcast_to(places, [own if size == -1 else size for own, size in zip(places.shape, sizes[2:], strict=True)])
 
     def same(self, arguments: dict[str, Any]) -> Any:
         return self._places(arguments["self"])
-
-    def size_of(self, arguments: dict[str, Any]) -> Any:
-        places = self._places(arguments["self"])
-        axis = self._axis(arguments["dim"])
-        if axis is None or not isinstance(places, np.ndarray):
-            return -1
-        return places.shape[axis]
 
     def _axis(self, dim: int) -> int | None:
         """The spatial axis, or None for the batch and the channels."""
@@ -245,16 +269,6 @@ class _Trial:
         if axis is None and (start not in (None, 0) or end not in (None, 2**63 - 1) or step != 1):
             raise _NotALayout
         return axis, slice(start, end, step)
-
-
-def _arithmetic(act: Callable[[Any, Any], Any]) -> Callable[[_Trial, dict[Any, Any]], Any]:
-    def follow(trial: _Trial, arguments: dict[Any, Any]) -> Any:
-        left, right = trial._places(arguments[0]), trial._places(arguments[1])
-        if not isinstance(left, int) or not isinstance(right, int):
-            raise _NotALayout
-        return act(left, right)
-
-    return follow
 
 
 FOLLOW: dict[str, Callable[[_Trial, dict[Any, Any]], Any]] = {
@@ -274,8 +288,4 @@ FOLLOW: dict[str, Callable[[_Trial, dict[Any, Any]], Any]] = {
     "aten.new_full.default": _Trial.full,
     "aten.expand.default": _Trial.expand,
     "aten.clone.default": _Trial.same,
-    "aten.sym_size.int": _Trial.size_of,
-    "add": _arithmetic(operator.add),
-    "sub": _arithmetic(operator.sub),
-    "mul": _arithmetic(operator.mul),
 }

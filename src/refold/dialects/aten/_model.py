@@ -26,6 +26,9 @@ from refold.graph import Graph, Linear, Refusal, Scalar
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.verification import OutputEvidence, RegionEvidence
 
+NOTED = 6
+"""How many conditions a report spells out."""
+
 
 class AtenModel:
     """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing."""
@@ -47,9 +50,11 @@ class AtenModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sizes that had to be fixed, and why."""
-        why = f" ({self._traced.why_fixed})" if self._traced.why_fixed else ""
-        return tuple(f"{size}{why}" for size in self._traced.fixed)
+        """What the inputs are held to, and why."""
+        why = f" ({self._traced.why})" if self._traced.why else ""
+        texts = [condition.text for condition in self._traced.conditions]
+        more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
+        return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
 
     @property
     def census(self) -> Census:
@@ -61,7 +66,7 @@ class AtenModel:
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            written = write_module(self._traced.program, plan, self._names, self._traced.fixed)
+            written = write_module(self._traced.program, plan, self._names, self._traced.conditions)
         self._constants.forget()
         written.module.eval()
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))

@@ -7,7 +7,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
@@ -18,29 +18,22 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._functional import rename_in_place
+from refold.dialects.aten._guard import Condition, fixed_size, read_condition
 from refold.dialects.aten._sizes import fixed, shape_of
 from refold.errors import FoldError
 
 
 @dataclass(frozen=True, slots=True)
-class FixedSize:
-    """A size of an input that the traced network insists on: which input, which axis, what size."""
-
-    name: str
-    axis: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"axis {self.axis} of `{self.name}` is fixed at {self.size}"
-
-
-@dataclass(frozen=True, slots=True)
 class Traced:
-    """A network in eval as a functional graph. `fixed` are batch and spatial sizes that could not be left free, with the reason."""
+    """A network in eval as a functional graph.
+
+    `conditions` are what its inputs must satisfy for the graph to be the model: batch and spatial sizes that could not be left free, and
+    relations between sizes that the model branches on. `why` is what torch said of the sizes that it could not leave free.
+    """
 
     program: ExportedProgram
-    fixed: tuple[FixedSize, ...]
-    why_fixed: str | None = None
+    conditions: tuple[Condition, ...]
+    why: str | None = None
 
 
 @contextmanager
@@ -96,7 +89,7 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     Raises `FoldError` where the model cannot be traced at all.
     """
     program, why = export(model, args, kwargs, finish=_functional)
-    return Traced(program, tuple(_fixed_sizes(program)), why)
+    return Traced(program, tuple(_conditions(program, _paths(model, args, kwargs))), why)
 
 
 def adopt(program: ExportedProgram) -> Traced:
@@ -219,12 +212,37 @@ def _froze_batch(program: ExportedProgram) -> bool:
     return any(value.ndim > 0 and fixed(value.shape[0]) is not None for _, value in _user_inputs(program))
 
 
-def _fixed_sizes(program: ExportedProgram) -> Iterator[FixedSize]:
+def _paths(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """How torch calls each leaf of the inputs: `L['x']`, `L['xs'][0]`, in order."""
+    named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    by_identity: dict[int, str] = {}
+    kinds = inspect.signature(model.forward).parameters
+    for name, value in named.items():
+        prefix = "L" if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else f"L['{name}']"
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            by_identity[id(leaf)] = prefix + pytree.keystr(path)
+    return [by_identity.get(id(leaf), "") for leaf in pytree.tree_leaves((args, dict(kwargs)))]
+
+
+def _conditions(program: ExportedProgram, paths: Sequence[str]) -> Iterator[Condition]:
+    """The sizes that are not free, and what torch notes of the others."""
+    yield from _fixed_sizes(program)
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    inputs = dict(zip(paths, names, strict=False))
+    known: set[str] = set()
+    for source in getattr(program, "_guards_code", ()):
+        condition = read_condition(source, inputs)
+        if condition is not None and condition.text not in known:
+            known.add(condition.text)
+            yield condition
+
+
+def _fixed_sizes(program: ExportedProgram) -> Iterator[Condition]:
     """Batch and spatial sizes that are not free; channels, which weights fix in any case, are left out."""
     for name, value in _user_inputs(program):
         for axis, size in enumerate(shape_of(value)):
             if size is not None and (axis == 0 or (axis >= 2 and value.ndim >= 4) or (axis == 2 and value.is_floating_point() is False)):
-                yield FixedSize(name, axis, size)
+                yield fixed_size(name, axis, size)
 
 
 def _describe(leaf: Any) -> str:

@@ -15,14 +15,13 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from refold.algebra import Formula, Leaf
 from refold.dialects.aten._constants import is_finite
-from refold.dialects.aten._guard import SizeGuard
+from refold.dialects.aten._guard import Condition, SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
-from refold.dialects.aten._trace import FixedSize
 from refold.graph import Map, Refusal, Scalar
 from refold.plan import Fold, Plan
 
 GUARD = "size_guard"
-"""Where the check of fixed sizes stands in a written module."""
+"""Where the check of sizes stands in a written module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +35,20 @@ class Written:
     refusals: tuple[Refusal, ...]
 
 
-def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], fixed: Sequence[FixedSize] = ()) -> Written:
-    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `fixed` sizes it must refuse to differ from.
+def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], conditions: Sequence[Condition] = ()) -> Written:
+    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `conditions` what it must hold its inputs to.
 
     Ensures that the result shares no storage with the original, and that every folded weight is finite: a fold whose numbers leave the
     range of their dtype is refused here.
     """
-    return _Writer(program, list(arguments), tuple(fixed)).write(plan)
+    return _Writer(program, list(arguments), tuple(conditions)).write(plan)
 
 
 @dataclass(slots=True)
 class _Writer:
     program: ExportedProgram
     arguments: list[str]
-    fixed: tuple[FixedSize, ...]
+    conditions: tuple[Condition, ...]
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
@@ -103,9 +102,10 @@ class _Writer:
         for node in order:
             if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
                 self.nodes[node.name] = self.graph.placeholder(node.name)
-        if self.fixed:
-            self.root.add_module(GUARD, SizeGuard(self.fixed))
-            self.graph.call_module(GUARD, tuple(self.nodes[size.name] for size in self.fixed))
+        if self.conditions:
+            names = sorted({name for condition in self.conditions for name, _ in condition.places})
+            self.root.add_module(GUARD, SizeGuard(self.conditions, names))
+            self.graph.call_module(GUARD, tuple(self.nodes[name] for name in names))
 
     def _make_layers(self, fold: Fold, dtype: torch.dtype) -> Refusal | None:
         for mapped in fold.form.values():

@@ -25,7 +25,7 @@ from refold.dialects.onnx._scopes import make_scopes
 from refold.dialects.onnx._tensors import FLOATS, Tensors
 from refold.dialects.onnx._write import Written, write_model
 from refold.errors import FoldError
-from refold.graph import Graph, Refusal
+from refold.graph import Graph, Linear, Refusal, Scalar
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.verification import FACTOR, OutputEvidence, RegionEvidence
 
@@ -154,13 +154,13 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
         source._notes.append(f"outputs were not compared: {error}")
         return
     session: Session = other()
-    depth = sum(1 for _ in source.graph.linear())
+    longest = sum(map(_longest_sum, source.graph.linear()))
     for number, (feeds, outputs) in enumerate(runs):
         folded = session.run(feeds)
         if len(folded) != len(outputs):
             raise FoldError(f"the two models give {len(outputs)} and {len(folded)} outputs; compare models that give the same")
         known = truths(source._source, source._top, feeds, source.multiply_adds, _ratio(source, feeds))
-        noise = [0.0] * len(outputs) if known else _noise(source, feeds, outputs, folded, depth)
+        noise = [0.0] * len(outputs) if known else _noise(source, feeds, outputs, folded, longest)
         for position, output in enumerate(skeleton.graph.output):
             mine, theirs = outputs[position], folded[position]
             if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
@@ -169,7 +169,8 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
             name = output.name if len(runs) == 1 else f"{output.name} (inputs {number + 1})"
             rounding = FLOATS.get(elem_type, 0.0)
             scale = float(np.abs(mine.astype(np.float64)).max(initial=0.0)) if rounding else 0.0
-            length = max(depth, math.ceil(noise[position] / (rounding * scale))) if rounding * scale > 0 else depth
+            own = math.ceil((noise[position] / (rounding * scale)) ** 2) if rounding * scale > 0 else 0
+            length = max(longest, own)
             yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, length)
 
 
@@ -195,19 +196,23 @@ def _original_runs(source: OnnxModel) -> Iterator[tuple[Feeds, list[Any]]]:
         raise failure
 
 
-def _noise(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any], depth: int) -> list[float]:
+def _noise(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[float]:
     """How far the original is from itself where the runtime fuses and orders its sums otherwise.
 
-    Worked out only where the two models differ by more than the roundings of as many layers explain.
+    Worked out only where the two models differ by more than the roundings of sums of this length explain.
     """
-    if all(_distance(mine, theirs) <= max(1, depth) * _unnoticed(mine) for mine, theirs in zip(outputs, folded, strict=True)):
+    if all(_distance(mine, theirs) <= math.sqrt(max(1, length)) * _unnoticed(mine) for mine, theirs in zip(outputs, folded, strict=True)):
         return [0.0] * len(outputs)
     again = source.session(optimized=True).run(feeds)
     return [_distance(mine, other) for mine, other in zip(outputs, again, strict=True)]
 
 
+def _longest_sum(node: Linear) -> int:
+    return max(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in for mapped in node.terms.values())
+
+
 def _unnoticed(output: Any) -> float:
-    """What the roundings of one layer explain."""
+    """What one rounding explains."""
     if not isinstance(output, np.ndarray) or output.dtype.kind != "f":
         return 0.0
     return FACTOR * float(np.finfo(output.dtype).eps) / 2 * float(np.nan_to_num(np.abs(output)).max(initial=0.0))

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from refold import algebra
-from refold.algebra import AffineConv, Leaf, Mode, Obstruction
+from refold.algebra import AffineConv, Leaf, Mode, Obstruction, Selection
 from refold.dialects.onnx._constants import QUANTIZED, Constants
 from refold.dialects.onnx._scopes import Equalities, Scope, Size, Typed, same_shape
 from refold.dialects.onnx._tensors import FLOATS, Array
@@ -29,6 +29,8 @@ Padding: TypeAlias = "list[tuple[int, int]]"
 
 MODES: Mapping[str, Mode] = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 LIKE = np.zeros(0)
+MANY = 64
+"""Parts of a concatenation beyond which it is not looked into."""
 EPSILON = float(np.float32(1e-5))
 """What an `epsilon` that is left out is: the schema holds it in float32."""
 
@@ -519,6 +521,26 @@ def _pad_level(call: Call) -> float | None:
     if not name:
         return 0.0
     return float(np.asarray(call.value(name), np.float64).reshape(-1)[0]) if call.is_constant(name) else None
+
+
+@reads("Concat")
+def _concatenate(call: Call) -> Reading | Obstruction | None:
+    """y = the channels of a, then those of b, ..."""
+    parts = list(call.node.input)
+    ndim = len(call.output.shape)
+    axis = int(call.get("axis", 1)) % ndim
+    if axis == 0 or len(set(parts)) < len(parts) or len(parts) > MANY or not all(map(call.is_activation, parts)):
+        return None
+    widths = [typed.shape[axis] for name in parts if (typed := call.typed(name)) is not None]
+    known = [width for width in widths if isinstance(width, int)]
+    if len(known) < len(parts):
+        return None
+    terms: Terms = {}
+    start, total = 0, sum(known)
+    for name, width in zip(parts, known, strict=True):
+        terms[name] = Selection((*[None] * start, *range(width), *[None] * (total - start - width)), width, ndim - 1 - axis, LIKE)
+        start += width
+    return Reading(terms)
 
 
 @reads("Slice")
