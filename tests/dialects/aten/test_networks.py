@@ -63,7 +63,7 @@ def test_transformers(make: Any, function: Any, seed: int) -> None:
 def test_recurrent_layers(kind: Any, seed: int) -> None:
     stem = nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6))
     model = Net(lambda s, x: s.m(s.a(x).transpose(1, 2)), a=stem, m=kind(6, 5, batch_first=True, bidirectional=True))
-    result = fold_exactly(model, noise(2, 4, 9), other=(noise(3, 4, 7),))
+    result = fold_exactly(model, noise(2, 4, 9), other=(noise(3, 4, 9),))
     assert (result.report.after.convolutions, result.report.after.batch_norms) == (1, 0)
 
 

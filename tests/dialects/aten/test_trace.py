@@ -58,16 +58,9 @@ def test_keyword_arguments(names: tuple[str, ...], seed: int) -> None:
     every: dict[str, Any] = {"other": noise(*X, seed=4), "scale": 0.5, "mask": noise(2, 1, 9, 8)}
     given = {name: every[name] for name in names}
     x = noise(*X)
-    for result in (refold.fold(model, (x,), kwargs=given), refold.fold(model, {"x": x, **given})):
-        with torch.no_grad():
-            assert distance(model(x, **given), result.model(**({"x": x} if result.model is None else {}), **given) if False else model(x, **given)) == 0
-            folded = result.model
-            called = folded(x, **given) if "kwargs" in str(type(given)) or result.report is not None and _is_positional(folded) else folded(x=x, **given)
-            assert distance(model(x, **given), called) < EXACT
-
-
-def _is_positional(module: Any) -> bool:
-    return len(module.graph._codegen.pytree_info.in_spec.child(0).children()) > 0
+    expected = model(x, **given).detach()
+    assert distance(expected, refold.fold(model, (x,), kwargs=given).model(x, **given)) < EXACT
+    assert distance(expected, refold.fold(model, {"x": x, **given}).model(x=x, **given)) < EXACT
 
 
 @pytest.mark.parametrize("given", [(None, False), (None, True)])
@@ -97,7 +90,7 @@ def test_a_batch_of_one_is_not_all_it_takes(seed: int) -> None:
 def test_a_size_that_had_to_be_fixed_is_said_and_kept(seed: int) -> None:
     model = settled(nn.Sequential(conv_norm(), nn.Flatten(), nn.Linear(6 * 9 * 8, 3)))
     result = refold.fold(model, (noise(1, 4, 9, 8),))
-    assert any("axis" in note and "fixed at" in note for note in result.report.notes) or result.report.notes == ()
+    assert any("432" in note for note in result.report.notes)
     assert distance(model(noise(3, 4, 9, 8)), result.model(noise(3, 4, 9, 8))) < EXACT
     with pytest.raises((RuntimeError, ValueError)):
         result.model(noise(1, 4, 9, 9))
@@ -106,7 +99,7 @@ def test_a_size_that_had_to_be_fixed_is_said_and_kept(seed: int) -> None:
 def test_a_table_of_positions_fixes_the_size(seed: int) -> None:
     model = settled(Net(lambda s, x: s.n(s.a(x)) + s.p, a=conv(), n=nn.BatchNorm2d(6), p=weight(1, 6, 9, 8)))
     result = refold.fold(model, (noise(1, 4, 9, 8),))
-    assert [note.split(" (")[0] for note in result.report.notes] == ["axis 2 of `inputs_0` is fixed at 9", "axis 3 of `inputs_0` is fixed at 8"]
+    assert [note[note.index("axis") :] for note in result.report.notes] == ["axis 2 of `inputs_0` is 9", "axis 3 of `inputs_0` is 8"]
     for shape in ((1, 4, 1, 8), (1, 4, 10, 8), (1, 4, 1, 1)):
         with pytest.raises((RuntimeError, ValueError)):
             result.model(noise(*shape))
@@ -129,7 +122,7 @@ def digest(model: nn.Module) -> str:
     told = hashlib.sha256()
     for name, tensor in model.state_dict(keep_vars=True).items():
         told.update(f"{name} {tensor.shape} {tensor.dtype} {tensor.requires_grad} {tensor.is_leaf} {id(tensor)} {tensor.stride()}".encode())
-        told.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        told.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     told.update(repr([(name, module.training, id(module)) for name, module in model.named_modules()]).encode())
     return told.hexdigest()
 

@@ -128,17 +128,17 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return math.isfinite(tensor.sum(dtype=torch.float64 if tensor.numel() < 1 << 16 else None)) or bool(torch.isfinite(tensor).all())
 
 
-def evaluate(node: torch.fx.Node, read: Any) -> Any:
-    """Run one node on what `read` gives for the nodes it reads, with float64 in the place of every narrower float that it names."""
+def evaluate(node: torch.fx.Node, read: Any, *, wide: bool = True) -> Any:
+    """Run one node on what `read` gives for the nodes it reads; `wide` with float64 in the place of every narrower float that it names."""
 
-    def wide(value: Any) -> Any:
-        return torch.float64 if isinstance(value, torch.dtype) and value in LOW_PRECISION else value
+    def renamed(value: Any) -> Any:
+        return torch.float64 if wide and isinstance(value, torch.dtype) and value in LOW_PRECISION else value
 
-    args = torch.fx.node.map_aggregate(torch.fx.node.map_arg(node.args, read), wide)
-    kwargs = torch.fx.node.map_aggregate(torch.fx.node.map_arg(node.kwargs, read), wide)
+    args = torch.fx.node.map_aggregate(torch.fx.node.map_arg(node.args, read), renamed)
+    kwargs = torch.fx.node.map_aggregate(torch.fx.node.map_arg(node.kwargs, read), renamed)
     with torch.no_grad():
         result = node.target(*args, **kwargs)  # type: ignore[operator]
-    return torch.utils._pytree.tree_map(widened, result)
+    return torch.utils._pytree.tree_map(widened, result) if wide else result
 
 
 def _stored(program: ExportedProgram, name: str) -> torch.Tensor:

@@ -16,8 +16,9 @@ from refold.census import Census
 from refold.dialects.aten._census import count
 from refold.dialects.aten._constants import Constants, draws_at_random
 from refold.dialects.aten._layers import AtenTarget
-from refold.dialects.aten._prove import region_evidence, run_wide
+from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import read_graph
+from refold.dialects.aten._run import run_program
 from refold.dialects.aten._save import save
 from refold.dialects.aten._trace import Traced, adopt, copies, run, trace
 from refold.dialects.aten._write import Written, write_module
@@ -39,8 +40,8 @@ class AtenModel:
         if isinstance(model, ExportedProgram):
             self._traced: Traced = adopt(model)
         else:
-            run(model, self._args, self._kwargs)
-            self._traced = trace(model, self._args, self._kwargs)
+            reference = run(model, self._args, self._kwargs)
+            self._traced = trace(model, self._args, self._kwargs, reference)
         self._names = _argument_names(model, self._args, self._kwargs)
         self._constants = Constants(self._traced.program)
         with torch.no_grad():
@@ -143,7 +144,7 @@ def _compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> It
             if mine.is_complex():
                 mine, theirs, truth = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth))
             rounding = torch.finfo(mine.dtype).eps / 2 if mine.is_floating_point() else 0.0
-            yield OutputEvidence(pytree.keystr(path) or "output", mine, theirs, truth, rounding, length)
+            yield OutputEvidence(pytree.keystr(path) or "output", mine.detach(), theirs.detach(), truth, rounding, length)
 
 
 def _truths(source: AtenModel) -> list[Any] | None:
@@ -152,7 +153,7 @@ def _truths(source: AtenModel) -> list[Any] | None:
         return None
     flat = pytree.tree_leaves((source._args, dict(source._kwargs)))
     try:
-        return run_wide(source._traced.program, flat)
+        return run_program(source._traced.program, flat, wide=True)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
         return None
 

@@ -17,8 +17,10 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._functional import rename_in_place
 from refold.dialects.aten._guard import Condition, fixed_size, read_condition
+from refold.dialects.aten._run import run_program
 from refold.dialects.aten._sizes import fixed, shape_of
 from refold.errors import FoldError
 
@@ -83,12 +85,22 @@ def copies(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any,
     return own
 
 
-def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], reference: Any) -> Traced:
     """Trace the eval function of a model that runs on these inputs, as a functional graph.
+
+    `reference` is what the model gives for them: a trace of a doubled batch that gives something else for one (a squeeze, a branch on the
+    batch) is not taken.
 
     Raises `FoldError` where the model cannot be traced at all.
     """
-    program, why = export(model, args, kwargs, finish=_functional)
+
+    def finish(program: ExportedProgram, doubled: bool) -> ExportedProgram:
+        result = _functional(program)
+        if doubled and not any(map(draws_at_random, result.graph.nodes)):
+            _compare(run_program(result, pytree.tree_leaves((args, dict(kwargs))), wide=False), reference)
+        return result
+
+    program, why = export(model, args, kwargs, finish=finish)
     return Traced(program, tuple(_conditions(program, _paths(model, args, kwargs))), why)
 
 
@@ -102,12 +114,12 @@ def export(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
-    finish: Callable[[ExportedProgram], ExportedProgram] = lambda program: program,
+    finish: Callable[[ExportedProgram, bool], ExportedProgram] = lambda program, doubled: program,
 ) -> tuple[ExportedProgram, str | None]:
     """Export the eval function with as many sizes free as it allows; the second value says why some could not be.
 
     A batch of 1 in the examples is doubled, since tracing would freeze it. Where tracing with free sizes fails, first the spatial sizes
-    and then all sizes are fixed at those of the example. `finish` is part of each try.
+    and then all sizes are fixed at those of the example. `finish` is part of each try, and is told whether the batch is doubled.
 
     Raises `FoldError` where the model cannot be traced at all.
     """
@@ -124,7 +136,7 @@ def export(
     for doubled, free in attempts:
         inputs = pytree.tree_map(_doubled, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
         try:
-            program = finish(_export(model, inputs[0], inputs[1], free))
+            program = finish(_export(model, inputs[0], inputs[1], free), doubled)
         except Exception as error:
             first_failure = first_failure or error
             continue
@@ -137,6 +149,18 @@ def export(
         f"torch.export cannot trace the model: {one_line(first_failure)}{_where(model, first_failure)}; "
         "take data-dependent control flow out of forward, or fold its parts one by one"
     ) from first_failure
+
+
+def _compare(traced: Sequence[Any], reference: Any) -> None:
+    """Raise `FoldError` where the outputs differ by more than rounding: in shape, or by half of their digits."""
+    outputs = pytree.tree_leaves(reference)
+    for mine, theirs in zip(traced, outputs, strict=True):
+        if not isinstance(theirs, torch.Tensor) or not theirs.is_floating_point():
+            continue
+        scale = float(theirs.abs().max()) if theirs.numel() else 0.0
+        half = torch.finfo(theirs.dtype).eps ** 0.5 * scale
+        if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=0.0, atol=half, equal_nan=True):
+            raise FoldError("a batch of one takes another path through the model than a batch of two")
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:

@@ -1,0 +1,105 @@
+"""The proof does not trust the fold: a wrong weight, a wrong padding, a wrong constant are each noticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import refold
+from refold.dialects.aten import AtenDeployed, AtenModel
+from refold.folding import SEED
+from refold.plan import make_plan
+from refold.verification import Certificate, certify, demand
+from tests.dialects.aten.nets import Net, conv, conv_norm, noise, settled, weight
+
+X = (2, 4, 9, 8)
+
+
+def deployed(model: nn.Module, x: Tensor) -> AtenDeployed:
+    network = AtenModel(settled(model, x.dtype), (x,))
+    return network.write(make_plan(network.graph, network.target))
+
+
+def certificate(one: AtenDeployed) -> Certificate:
+    return certify(one.region_evidence(SEED), one.output_evidence(), seed=SEED)
+
+
+def branches() -> nn.Module:
+    return Net(lambda s, x: torch.relu(s.a(x) + s.b(x)) * s.p, a=conv_norm(stride=2), b=conv_norm(4, 6, 1, stride=2), p=weight(6, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_right_fold_is_proven(dtype: torch.dtype, seed: int) -> None:
+    found = certificate(deployed(branches(), noise(*X, dtype=dtype)))
+    assert found.passed
+    assert [region.operations.count("conv2d") for region in found.regions] == [2]
+    assert len(found.outputs) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["folded.weight", "folded.bias"])
+def test_a_wrong_number_is_noticed(name: str, dtype: torch.dtype, seed: int) -> None:
+    one = deployed(branches(), noise(*X, dtype=dtype))
+    with torch.no_grad():
+        one.model.get_parameter(name).view(-1)[0] += 64 * torch.finfo(dtype).eps
+    found = certificate(one)
+    assert not found.regions[0].passed
+    with pytest.raises(refold.VerificationError, match=r"folding folded \(conv2d, batch_norm, .*\) changed its function"):
+        demand(found)
+
+
+@pytest.mark.parametrize(("name", "value"), [("padding", (0, 0)), ("stride", (1, 1)), ("dilation", (2, 2)), ("padding_mode", "reflect")])
+def test_a_wrong_setting_is_noticed(name: str, value: object, seed: int) -> None:
+    one = deployed(branches(), noise(*X))
+    layer = one.model.get_submodule("folded")
+    setattr(layer, name, value)
+    if name == "padding_mode":
+        layer._reversed_padding_repeated_twice = [1, 1, 1, 1]  # type: ignore[assignment]
+    found = certify(one.region_evidence(SEED), ())
+    assert not found.passed
+
+
+def test_a_value_outside_any_region_is_noticed_at_the_output(seed: int) -> None:
+    one = deployed(branches(), noise(*X))
+    with torch.no_grad():
+        one.model.get_parameter("p").view(-1)[0] += 1e-6
+    found = certificate(one)
+    assert all(region.passed for region in found.regions)
+    with pytest.raises(refold.VerificationError, match="output output of the folded model is"):
+        demand(found)
+
+
+def test_regions_of_every_rank_and_border(seed: int) -> None:
+    one_axis = Net(lambda s, x: s.n(s.a(x)) + s.b(x), a=nn.Conv1d(4, 6, 5, 3, 2), b=nn.Conv1d(4, 6, 1, 3), n=nn.BatchNorm1d(6))
+    three = Net(lambda s, x: s.n(s.a(x)) + s.b(x), a=nn.Conv3d(4, 6, 3, padding=1), b=nn.Conv3d(4, 6, 1), n=nn.BatchNorm3d(6))
+    reflected = Net(lambda s, x: s.a(x) + s.b(x), a=conv(padding_mode="reflect"), b=conv(padding_mode="reflect"))
+    for model, shape in ((one_axis, (2, 4, 31)), (three, (2, 4, 5, 6, 4)), (reflected, X)):
+        found = certificate(deployed(model, noise(*shape)))
+        assert found.passed
+        assert len(found.regions) == 1
+
+
+def test_two_networks_that_differ(seed: int) -> None:
+    one, other = settled(conv_norm()), settled(conv_norm())
+    assert not refold.verify(one, other, (noise(*X),)).passed
+    assert refold.verify(one, one, (noise(*X),)).passed
+    with pytest.raises(refold.FoldError, match="the two models give 2 and 1 outputs"):
+        refold.verify(Net(lambda s, x: (s.a(x), x), a=one), one, (noise(*X),))
+
+
+def test_nothing_is_returned_where_verification_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from refold.dialects.aten import _write
+
+    make = _write.make_layer
+
+    def wrong(*args: object, **options: bool) -> object:
+        layer = make(*args, **options)  # type: ignore[arg-type]
+        layer.module.weight.data[0] *= 1.5
+        return layer
+
+    monkeypatch.setattr(_write, "make_layer", wrong)
+    model = settled(conv_norm())
+    with pytest.raises(refold.VerificationError, match="nothing has been written"):
+        refold.fold(model, (noise(*X),))
+    assert refold.fold(model, (noise(*X),), verify=False).report.certificate is None
