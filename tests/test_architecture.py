@@ -30,7 +30,7 @@ FLOORS = (
     {"__main__"},
 )
 VERBS = 7  # from this floor upwards torch may be imported, inside functions
-BESIDE = {"nn": {"errors", "geometry", "algebra"}}  # what a room that stands beside the floors may import of refold
+BESIDE = {"nn": {"errors", "geometry", "algebra"}, "interop": {"errors", "nn"}}  # what a room that stands beside the floors may import of refold
 
 # What lies outside the package and the standard library.
 ARRAYS = {"array_api_compat", "ml_dtypes", "numpy"}
@@ -48,6 +48,7 @@ OUTSIDE: dict[str, set[str]] = {
     "dialects.aten": ARRAYS | TORCH | {"safetensors"},
     "dialects.onnx": ARRAYS | ONNX | {"google"},
     "nn": TORCH,
+    "interop": {"numpy"} | TORCH,
 }
 
 
@@ -126,10 +127,10 @@ def complaint_about(room: str, arrow: Import) -> str | None:
         target = room_of(arrow.module) if "." in arrow.module else ""
         if target == room:
             return None
-        if target in BESIDE:
+        if target in BESIDE and target not in BESIDE.get(room, ()):
             if height is None or height < VERBS:
                 return "only the verbs and the command line may know the blocks"
-        elif (below := floor_of(target)) is None:
+        elif (below := floor_of(target)) is None and target not in BESIDE:
             return "a room of the package imports another room, not the front of the house"
         elif room in BESIDE:
             return None if target in BESIDE[room] else f"beside the floors stands {room}, which may import {sorted(BESIDE[room])} only"

@@ -1,6 +1,7 @@
 """Blocks to train with, each of which folds into one convolution, and segment attention for long sequences."""
 
 from refold.nn.asymmetric import AsymmetricBlock
+from refold.nn.csp_resnet import CSPResNet
 from refold.nn.dilated_reparam import DilatedReparamBlock
 from refold.nn.diverse_branch import DiverseBranchBlock
 from refold.nn.down_conv import DownConv
@@ -15,6 +16,7 @@ from refold.nn.segment_encoder import SegmentEncoder
 
 __all__ = [
     "AsymmetricBlock",
+    "CSPResNet",
     "DilatedReparamBlock",
     "DiverseBranchBlock",
     "DownConv",

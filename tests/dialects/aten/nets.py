@@ -112,11 +112,7 @@ def fold_exactly(model: nn.Module, *inputs: Any, other: tuple[Any, ...] | None =
 def left(module: Any, output: Any = None) -> list[str]:
     """The operators of a folded module in order, its layers by their class; of one output alone where its node is given."""
     needed = None if output is None else _above(output)
-    return [
-        name
-        for node in module.graph.nodes
-        if (needed is None or node in needed) and (name := _operator(module, node)) is not None
-    ]
+    return [name for node in module.graph.nodes if (needed is None or node in needed) and (name := _operator(module, node)) is not None]
 
 
 def left_of_each(module: Any) -> list[list[str]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import refold
-from tests.dialects.aten.nets import Net, conv, conv_norm, distance, expected_of, fold_exactly, left, noise, settled, table_left, weight
+from tests.dialects.aten.nets import Net, conv, conv_norm, distance, expected_of, left, noise, settled, table_left, weight
 
 
 def test_weights_computed_in_the_graph(seed: int) -> None:
@@ -24,7 +24,8 @@ def test_weights_computed_in_the_graph(seed: int) -> None:
         mask = torch.zeros(6, 4, 3, 3, dtype=torch.float64)
         mask[:, :, 0] = 1.0
         mask[:, :, 2] = -1.0
-        return net.p * mask
+        kernel: Tensor = net.p * mask
+        return kernel
 
     rows = {
         "scaled": (of(lambda s: s.w * s.p, w=weight(6, 4, 3, 3), p=weight(6, 1, 1, 1)), one),
@@ -39,7 +40,7 @@ def test_weights_computed_in_the_graph(seed: int) -> None:
         "spectral_norm": (Net(lambda s, x: s.n(s.a(x)), a=parametrizations.spectral_norm(conv()), n=nn.BatchNorm2d(6)), one),
         "computed_bias": (Net(lambda s, x: F.conv2d(x, s.w, s.q * 2) * 3, w=weight(6, 4, 3, 3), q=weight(6)), one),
         "computed_statistics": (Net(lambda s, x: F.batch_norm(s.a(x), s.m * 2, s.m.exp()), a=conv(), m=weight(6)), one),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
@@ -68,7 +69,8 @@ def test_a_buffer_that_forward_writes_to_is_not_constant(seed: int) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls.add_(1)
-            return self.layer(x) * self.calls
+            y: Tensor = self.layer(x) * self.calls
+            return y
 
     model, x = settled(Counting()), noise(2, 4, 9, 8)
     model.calls.fill_(4)

@@ -10,21 +10,40 @@ import torch.nn.functional as F
 from torch import nn
 
 import refold
-from tests.dialects.aten.nets import EXACT, Net, conv, conv_norm, distance, expected_of, fold_exactly, left, noise, settled, table_left, weight
+from tests.dialects.aten.nets import (
+    EXACT,
+    Net,
+    conv,
+    conv_norm,
+    distance,
+    expected_of,
+    fold_exactly,
+    left,
+    noise,
+    settled,
+    table_left,
+    weight,
+)
 
 
 def test_resampling_shuffling_and_spectra(seed: int) -> None:
     rows: dict[str, tuple[nn.Module, list[str]]] = {
-        "bilinear": (Net(lambda s, x: s.b(F.interpolate(s.a(x), scale_factor=2, mode="bilinear")), a=conv_norm(), b=conv_norm(6)), ["Conv2d", "upsample_bilinear2d", "Conv2d"]),
+        "bilinear": (
+            Net(lambda s, x: s.b(F.interpolate(s.a(x), scale_factor=2, mode="bilinear")), a=conv_norm(), b=conv_norm(6)),
+            ["Conv2d", "upsample_bilinear2d", "Conv2d"],
+        ),
         "nearest": (Net(lambda s, x: F.interpolate(s.a(x), size=x.shape[2:]), a=conv_norm()), ["Conv2d", "upsample_nearest2d"]),
         "pixel_shuffle": (Net(lambda s, x: F.pixel_shuffle(s.a(x), 2), a=conv_norm(4, 8)), ["Conv2d", "pixel_shuffle"]),
         "adaptive": (Net(lambda s, x: F.adaptive_avg_pool2d(s.a(x), 1), a=conv_norm()), ["Conv2d", "adaptive_avg_pool2d"]),
         "max_pool": (Net(lambda s, x: s.b(F.max_pool2d(s.a(x), 2)), a=conv_norm(), b=conv_norm(6)), ["Conv2d", "max_pool2d", "Conv2d"]),
-        "spectrum": (Net(lambda s, x: s.b(torch.fft.irfft2(torch.fft.rfft2(s.a(x)) * 2, s=x.shape[-2:])), a=conv_norm(), b=conv_norm(6)), ["Conv2d", "fft_rfft2", "mul", "fft_irfft2", "Conv2d"]),
+        "spectrum": (
+            Net(lambda s, x: s.b(torch.fft.irfft2(torch.fft.rfft2(s.a(x)) * 2, s=x.shape[-2:])), a=conv_norm(), b=conv_norm(6)),
+            ["Conv2d", "fft_rfft2", "mul", "fft_irfft2", "Conv2d"],
+        ),
         "complex_output": (Net(lambda s, x: torch.fft.rfft2(s.a(x)), a=conv_norm()), ["Conv2d", "fft_rfft2"]),
         "classes": (Net(lambda s, x: s.a(x).softmax(1).argmax(1), a=conv_norm()), ["Conv2d", "softmax", "argmax"]),
         "nothing": (nn.ReLU(), ["relu"]),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
@@ -46,10 +65,16 @@ def test_a_masked_assignment(seed: int) -> None:
 
 ATTENTION = {
     "attention": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), lambda s, x: s.m(s.a(x), x, x)[0]),
-    "attention without weights": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), lambda s, x: s.m(x, x, s.a(x), need_weights=False)[0]),
+    "attention without weights": (
+        lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+        lambda s, x: s.m(x, x, s.a(x), need_weights=False)[0],
+    ),
     "encoder layer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), lambda s, x: s.m(s.a(x))),
-    "norm first": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, activation="gelu"), lambda s, x: s.m(s.a(x))),
-}  # fmt: skip
+    "norm first": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, activation="gelu"),
+        lambda s, x: s.m(s.a(x)),
+    ),
+}
 
 
 @pytest.mark.parametrize(("make", "function"), ATTENTION.values(), ids=ATTENTION)

@@ -67,7 +67,7 @@ def test_elementwise_arithmetic(seed: int) -> None:
             Net(lambda s, x: s.a(x) + s.b(x).mean((2, 3), keepdim=True), **b),
             ["conv2d", "conv2d", "mean", "add"],
         ),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
@@ -85,7 +85,7 @@ def test_batch_norms(seed: int) -> None:
         "of_the_batch": (Net(lambda s, x: s.n(s.a(x)), a=conv(), n=nn.BatchNorm2d(6, track_running_stats=False)), ["conv2d", "batch_norm"]),
         "of_the_instance": (Net(lambda s, x: s.n(s.a(x)), a=conv(), n=nn.InstanceNorm2d(6)), ["conv2d", "instance_norm"]),
         "of_groups": (Net(lambda s, x: s.n(s.a(x)), a=conv_norm(), n=nn.GroupNorm(2, 6)), ["Conv2d", "group_norm"]),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
@@ -119,9 +119,12 @@ def test_other_ranks(rank: int, shape: tuple[int, ...], seed: int) -> None:
         "branches": (Net(lambda s, x: s.n(s.a(x)) + s.b(s.pool(x)), **branches), [name]),
         "padded": (Net(lambda s, x: s.n(s.a(F.pad(x, (1, 1) * rank))), a=layer(4, 6, 3), n=norm(6)), [name]),
         "reflected": (Net(lambda s, x: s.n(s.a(x)), a=layer(4, 6, 3, padding=1, padding_mode="replicate"), n=norm(6)), [name]),
-        "cropped": (Net(lambda s, x: s.a(x)[..., 1:-1] + s.b(x), a=layer(4, 6, 3, padding=1), b=layer(4, 6, (1,) * (rank - 1) + (3,))), [name]),
+        "cropped": (
+            Net(lambda s, x: s.a(x)[..., 1:-1] + s.b(x), a=layer(4, 6, 3, padding=1), b=layer(4, 6, (1,) * (rank - 1) + (3,))),
+            [name],
+        ),
         "transposed": (Net(lambda s, x: s.n(s.a(x)), a=upward(4, 6, 3, 2, 1), n=norm(6)), [upward.__name__]),
-    }  # fmt: skip
+    }
     other = tuple(size + 2 for size in shape)
     assert table_left(rows, noise(*shape), noise(other[0], 4, *other[2:])) == expected_of(rows)
 
@@ -161,7 +164,7 @@ def test_paddings(seed: int) -> None:
         "by_name_same": (Net(lambda s, x: s.a(x) + s.b(x), a=conv(padding="same"), b=conv(4, 6, 1, padding="valid")), ONE),
         "by_name_dilated": (Net(lambda s, x: s.n(s.a(x)), a=conv(padding="same", dilation=(2, 1)), n=nn.BatchNorm2d(6)), ONE),
         "by_name_even": (Net(lambda s, x: s.n(s.a(x)), a=conv(taps=(4, 3), padding="same"), n=nn.BatchNorm2d(6)), in_front),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
@@ -174,7 +177,7 @@ def test_slices(seed: int) -> None:
         "shifted": (Net(lambda s, x: s.a(x[:, :, ::2, 1::2]), a=conv(taps=1, padding=0)), ["pad", "Conv2d"]),
         "of_the_channels": (Net(lambda s, x: s.n(s.a(x[:, 1:3])), a=conv(2), n=nn.BatchNorm2d(6)), ["slice", "Conv2d"]),
         "to_a_place": (Net(lambda s, x: s.n(s.a(x)[:, :, 1:5]), a=conv(), n=nn.BatchNorm2d(6)), ["Conv2d", "slice"]),
-    }  # fmt: skip
+    }
     found = table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7))
     assert found.pop("of_the_channels")[-1] == "Conv2d"
     assert found.pop("to_a_place").count("slice") >= 1
@@ -198,7 +201,7 @@ def test_what_is_nothing_but_a_name(seed: int) -> None:
         "alpha_dropout": (between(nn.AlphaDropout(0.5).eval()), ONE),
         "view_of_itself": (between(lambda y: y.view(y.shape)), ONE),
         "through_float32": (between(lambda y: y.float().double()), ["conv2d", "to", "to", "batch_norm"]),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
@@ -214,14 +217,14 @@ def test_linear_layers(seed: int) -> None:
         "normalized": (nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6)), one),
         "low_rank": (Net(lambda s, x: s.a(x) + 2 * s.u(s.d(x)), a=nn.Linear(7, 6), d=nn.Linear(7, 2, bias=False), u=nn.Linear(2, 6)), one),
         "wide_between": (nn.Sequential(nn.Linear(7, 1), nn.Linear(1, 7)), ["linear", "linear"]),
-    }  # fmt: skip
+    }
     assert table_left(rows, noise(5, 7), noise(2, 7)) == expected_of(rows)
     for row in ("normalized", "addmm"):  # these take matrices alone
         rows.pop(row)
     assert table_left(rows, noise(5, 3, 7), noise(2, 4, 7)) == expected_of(rows)
 
 
-TRANSPOSED = [
+TRANSPOSED: list[dict[str, Any]] = [
     {"stride": 2, "padding": 1, "output_padding": 1},
     {"stride": 2, "groups": 2, "padding": 1},
     {"stride": (3, 2), "dilation": (1, 2), "padding": (1, 0), "output_padding": (1, 1)},
@@ -300,7 +303,7 @@ def test_what_has_no_batch_axis(seed: int) -> None:
         (lambda s, x: s.a(x)[:, 1:] * 2, {"a": conv()}, ["conv2d", "slice", "mul"]),
         (lambda s, x: s.a(F.pad(x, (1, 1, 1, 1))), {"a": conv()}, ["pad", "conv2d"]),
     ):
-        result = fold_exactly(Net(function, **members), noise(4, 9, 8), other=(noise(4, 6, 11),))  # type: ignore[arg-type]
+        result = fold_exactly(Net(function, **members), noise(4, 9, 8), other=(noise(4, 6, 11),))
         assert [name for name in left(result.model) if name != "slice"] == [name for name in expected if name != "slice"]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import refold
-from refold.dialects.aten import AtenDeployed, AtenModel
+from refold.dialects.aten import AtenDeployed, AtenModel, _write
+from refold.dialects.aten._layers import Layer, make_layer
 from refold.folding import SEED
 from refold.plan import make_plan
 from refold.verification import Certificate, certify, demand
@@ -42,7 +45,7 @@ def test_a_right_fold_is_proven(dtype: torch.dtype, seed: int) -> None:
 def test_a_wrong_number_is_noticed(name: str, dtype: torch.dtype, seed: int) -> None:
     one = deployed(branches(), noise(*X, dtype=dtype))
     with torch.no_grad():
-        one.model.get_parameter(name).view(-1)[0] += 64 * torch.finfo(dtype).eps
+        one.model.get_parameter(name).view(-1)[0] += 2.0**12 * torch.finfo(dtype).eps
     found = certificate(one)
     assert not found.regions[0].passed
     with pytest.raises(refold.VerificationError, match=r"folding folded \(conv2d, batch_norm, .*\) changed its function"):
@@ -89,13 +92,12 @@ def test_two_networks_that_differ(seed: int) -> None:
 
 
 def test_nothing_is_returned_where_verification_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refold.dialects.aten import _write
+    make = make_layer
 
-    make = _write.make_layer
-
-    def wrong(*args: object, **options: bool) -> object:
-        layer = make(*args, **options)  # type: ignore[arg-type]
-        layer.module.weight.data[0] *= 1.5
+    def wrong(*args: Any, **options: bool) -> Layer:
+        layer = make(*args, **options)
+        with torch.no_grad():
+            layer.module.get_parameter("weight")[0] *= 1.5
         return layer
 
     monkeypatch.setattr(_write, "make_layer", wrong)

@@ -75,7 +75,11 @@ def test_outputs_that_are_inputs_parameters_numbers_or_none(seed: int) -> None:
 
 
 def test_a_size_that_hangs_on_the_data(seed: int) -> None:
-    model = Net(lambda s, x: s.b(s.a(x).flatten(1)[:, :7][torch.nonzero(x[:, 0, 0, 0] > 0)[:, 0]]), a=conv_norm(), b=nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 2)))  # fmt: skip
+    model = Net(
+        lambda s, x: s.b(s.a(x).flatten(1)[:, :7][torch.nonzero(x[:, 0, 0, 0] > 0)[:, 0]]),
+        a=conv_norm(),
+        b=nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 2)),
+    )
     result = fold_exactly(model, noise(6, 4, 9, 8), other=(noise(9, 4, 5, 8),))
     assert "nonzero" in left(result.model)
     assert result.report.after.linears == 1
@@ -128,7 +132,7 @@ def digest(model: nn.Module) -> str:
 
 
 def test_the_original_is_left_as_it_was(seed: int) -> None:
-    model = settled(nn.Sequential(conv_norm(), nn.Dropout(0.5), conv_norm(6, 4), nn.BatchNorm2d(4))).train()
+    model: Any = settled(nn.Sequential(conv_norm(), nn.Dropout(0.5), conv_norm(6, 4), nn.BatchNorm2d(4))).train()
     model[2].eval()
     model[0][0].weight.requires_grad_(False)
     model[0][1].bias.grad = torch.ones(6, dtype=torch.float64)
@@ -167,9 +171,14 @@ def test_inputs_that_forward_writes_to_are_left_as_they_were(seed: int) -> None:
 def test_modes_come_back_after_an_error() -> None:
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3))
     model[1].eval()
-    with pytest.raises(RuntimeError, match="stop"), evaluating(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError("stop")
+
+    def stop() -> None:
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stop()
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
@@ -180,7 +189,9 @@ class Choosing(nn.Module):
 
 def test_a_choice_that_hangs_on_the_data_names_the_module() -> None:
     model = nn.Sequential(conv_norm(), nn.Sequential(nn.ReLU(), Choosing())).double()
-    with pytest.raises(refold.FoldError, match=r"cannot trace the model: .*in module `1\.1`.*take data-dependent control flow out of forward"):
+    with pytest.raises(
+        refold.FoldError, match=r"cannot trace the model: .*in module `1\.1`.*take data-dependent control flow out of forward"
+    ):
         refold.fold(model, (noise(*X),))
 
 

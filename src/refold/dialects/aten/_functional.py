@@ -111,6 +111,15 @@ def rename_in_place(program: ExportedProgram) -> bool:
     return True
 
 
+def has_effect(node: fx.Node) -> bool:
+    """Whether an operator does something beside making its output, so that it stays even where nothing reads it.
+
+    To torch a random operator has one, a dropout in eval too, since it moves the generator on.
+    """
+    random = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return node.op == "call_function" and node.is_impure() and not random
+
+
 def _namesake(node: fx.Node) -> torch._ops.OpOverload | None:
     """`aten.relu.default` for `aten.relu_.default`, where it takes the same arguments and gives the same dtype."""
     target = node.target

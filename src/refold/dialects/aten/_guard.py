@@ -124,10 +124,20 @@ def _value(tree: Tree, sizes: Sequence[int]) -> Any:
 
 
 def _tells_nothing(tree: tuple[Any, ...]) -> bool:
-    """Whether a condition says no more than that something is not 0 or 1, or that one size is one number."""
+    """Whether a condition is one that torch makes of any size, and no path through the model hangs on.
+
+    Such are: that something is not 0 or 1; that one size is one number; that two products of sizes differ, asked to tell strides apart.
+    """
     compare, left, *rest = tree
-    limit = rest[0] if rest else None
+    right = rest[0] if rest else None
     if compare is operator.eq:
-        return isinstance(left, str) and isinstance(limit, int)
-    least = {operator.ne: (0, 1), operator.ge: (0, 1, 2), operator.gt: (0, 1)}
-    return limit in least.get(compare, ()) or compare not in (operator.ne, operator.ge, operator.gt, operator.le, operator.lt)
+        return isinstance(left, str) and isinstance(right, int)
+    if compare is operator.ne:
+        plain = isinstance(left, str) and (isinstance(right, str) or right not in (0, 1))
+        return not plain and (right in (0, 1) or not _has(tree, operator.mod))
+    least = {operator.ge: (0, 1, 2), operator.gt: (0, 1)}
+    return right in least.get(compare, ()) or compare not in (operator.ge, operator.gt, operator.le, operator.lt)
+
+
+def _has(tree: Tree, act: Callable[..., Any]) -> bool:
+    return isinstance(tree, tuple) and (tree[0] is act or any(_has(one, act) for one in tree[1:]))

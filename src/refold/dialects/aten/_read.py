@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from refold.algebra import Obstruction
 from refold.dialects.aten import _operators  # noqa: F401  (registers the readers)
 from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._reading import Reading, read
 from refold.dialects.aten._sizes import example, shape_of
 from refold.graph import Graph, Linear, Opaque, Refusal, Scalar, Value
@@ -55,7 +56,7 @@ def operation(node: torch.fx.Node) -> str:
 def _live(nodes: list[torch.fx.Node], readings: dict[str, Reading | Obstruction | None], constants: Constants) -> set[str]:
     """What the outputs and the operators with effects hang on: of a linear node, what its terms read, not how it was written."""
     live: set[str] = set()
-    stack = [node for node in nodes if node.op == "output" or (node.op == "call_function" and node.is_impure())]
+    stack = [node for node in nodes if node.op == "output" or has_effect(node)]
     while stack:
         node = stack.pop()
         if node.name not in live and node not in constants:

@@ -15,6 +15,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from refold.algebra import Formula, Leaf
 from refold.dialects.aten._constants import is_finite
+from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._guard import Condition, SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
 from refold.graph import Map, Refusal, Scalar
@@ -217,7 +218,7 @@ def _live(order: Sequence[fx.Node], folds: dict[str, Fold]) -> set[str]:
     """Names of the nodes that the written graph still needs."""
     by_name = {node.name: node for node in order}
     live: set[str] = set()
-    stack = [node.name for node in order if node.op == "output" or (node.op == "call_function" and node.is_impure())]
+    stack = [node.name for node in order if node.op == "output" or has_effect(node)]
     while stack:
         name = stack.pop()
         if name not in live:
