@@ -10,7 +10,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench movielens clean
 
 help: ## list what can be made
 	echo "make demo     train a small network on handwritten digits, fold it, prove it, measure it (under 5 minutes)"
@@ -18,6 +18,7 @@ help: ## list what can be made
 	echo "make lint     lint and type check only"
 	echo "make format   format the code and apply the linter's safe fixes"
 	echo "make bench    run the benchmarks and print their ratios"
+	echo "make movielens   next-item recommendation: full attention against segments (about half an hour)"
 	echo "make clean    remove .venv, caches and build artefacts"
 
 demo: $(STAMP)
@@ -39,6 +40,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+
+movielens: $(STAMP)
+	$(BIN)/python -m examples.movielens
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

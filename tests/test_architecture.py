@@ -30,7 +30,8 @@ FLOORS = (
     {"__main__"},
 )
 VERBS = 7  # from this floor upwards torch may be imported, inside functions
-BESIDE = {"nn": {"errors", "geometry", "algebra"}, "interop": {"errors", "nn"}}  # what a room that stands beside the floors may import of refold
+# What a room that stands beside the floors may import of refold.
+BESIDE = {"nn": {"errors", "geometry", "algebra"}, "interop": {"errors", "nn"}}
 
 # What lies outside the package and the standard library.
 ARRAYS = {"array_api_compat", "ml_dtypes", "numpy"}
@@ -125,18 +126,18 @@ def complaint_about(room: str, arrow: Import) -> str | None:
         if arrow.module == "refold.__version__":
             return None
         target = room_of(arrow.module) if "." in arrow.module else ""
-        if target == room:
+        if target == room or target in BESIDE.get(room, ()):
             return None
-        if target in BESIDE and target not in BESIDE.get(room, ()):
+        if target in BESIDE:
             if height is None or height < VERBS:
                 return "only the verbs and the command line may know the blocks"
-        elif (below := floor_of(target)) is None and target not in BESIDE:
+        elif (below := floor_of(target)) is None:
             return "a room of the package imports another room, not the front of the house"
         elif room in BESIDE:
-            return None if target in BESIDE[room] else f"beside the floors stands {room}, which may import {sorted(BESIDE[room])} only"
+            return f"beside the floors stands {room}, which may import {sorted(BESIDE[room])} only"
         elif height is not None and below >= height:
             return f"floor {height} may only import from below, and {target} is on floor {below}"
-        if target in ("nn", "dialects.aten") and not (arrow.lazy or arrow.typing_only):
+        if target in ("nn", "interop", "dialects.aten") and not (arrow.lazy or arrow.typing_only):
             return "this loads torch; import it inside the function that needs it"
         return None
     if top in sys.stdlib_module_names:
@@ -221,6 +222,10 @@ def test_arrows_only_run_down() -> None:
         ("refold.plan", "from refold.nn import RepVggBlock", "only the verbs and the command line"),
         ("refold.nn._repvgg", "from refold.graph import Graph", "beside the floors stands nn"),
         ("refold.nn._repvgg", "import numpy", "outside the package nn may know ['torch'] only"),
+        ("refold.nn._repvgg", "from refold.interop import paddle", "only the verbs and the command line"),
+        ("refold.interop.paddle", "from refold.algebra import AffineConv", "beside the floors stands interop"),
+        ("refold.interop.paddle", "import paddle", "outside the package interop may know ['numpy', 'torch'] only"),
+        ("refold.cli", "from refold.interop import paddle", "this loads torch"),
         ("refold.utils", "", "utils has no floor"),
         ("refold", "import numpy", "the front of the house"),
         ("refold", "from refold.folding import fold", "the front of the house"),
@@ -243,6 +248,7 @@ def test_an_arrow_that_runs_up_is_found(module: str, line: str, says: str) -> No
         ("refold.folding", "from refold import __version__, geometry\nfrom refold.artifacts import write"),
         ("refold.folding", "if TYPE_CHECKING:\n    import torch"),
         ("refold.nn._repvgg", "import torch\nfrom refold import algebra\nfrom refold.nn._base import Block"),
+        ("refold.interop.paddle", "import numpy\nimport torch\nfrom refold.errors import FoldError\nfrom refold.nn import RepVggBlock"),
         ("refold.cli", "import click\nfrom refold import folding\ndef f():\n    from refold import nn"),
         ("refold", "if TYPE_CHECKING:\n    from refold import nn\ndef f():\n    return import_module('refold.folding')"),
     ],

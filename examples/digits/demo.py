@@ -136,8 +136,8 @@ def table(report: Report, forms: dict[str, tuple[Form, Form]]) -> Table:
         "difference: of the class scores from the train form's, as a share of the largest score",
         caption_justify="left",
     )
-    for label, name in (*COUNTS, ("multiply-adds, one image", "multiply_adds")):
-        before, after = getattr(report.before, name), getattr(report.after, name)
+    for label, name, per in (*((label, name, 1) for label, name in COUNTS), ("multiply-adds, one image", "multiply_adds", HELD_OUT)):
+        before, after = (getattr(census, name) // per for census in (report.before, report.after))
         shown.add_row(label, f"{before:,}", f"{after:,}", f"{before / after:.2f}" if after else "all gone")
     shown.add_section()
     for engine, (wide, narrow) in forms.items():
@@ -173,16 +173,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network = train(digits, options.epochs, console)
 
     with console.status("Folding") as status:
-        result = refold.fold(network, (held_out[:1],), progress=lambda stage: status.update(f"Folding: {stage}"))
-        certificate = refold.verify(network, result.model, (held_out,))
+        result = refold.fold(network, (held_out,), progress=lambda stage: status.update(f"Folding: {stage}"))
         status.update("Writing")
         export(network, held_out[:1], train_file)
         result.save(deploy_file)
         result.save(program_file)
     console.print(f"Folded: {len(result.report.folds)} blocks of parallel branches, each into one convolution")
-    if not certificate.passed:
-        console.print(f"The folded network is not the same function:\n{certificate}")
-        return 3
     console.print(f"Proven: each block in float64, and the whole network on the {len(held_out)} held-out images")
     console.print(f"Written: {train_file}, {deploy_file}, {program_file}\n")
 

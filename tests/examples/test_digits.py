@@ -19,6 +19,12 @@ from examples.digits import demo
 SHORT = ["--epochs", "2", "--rounds", "3"]
 
 
+def multiply_adds_by_hand() -> int:
+    """Of the deploy form: 3x3 convolutions on 8x8 and then 4x4 places, and the linear layer."""
+    wide, narrow = 9 * 64, 9 * 16
+    return wide * (1 * 32 + 32 * 32 + 32 * 32) + narrow * (32 * 64 + 64 * 64 + 64 * 64) + 64 * 10
+
+
 def test_the_demo_from_training_to_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     with warnings.catch_warnings(record=True) as raised:
@@ -32,6 +38,7 @@ def test_the_demo_from_training_to_table(tmp_path: Path, capsys: pytest.CaptureF
     assert counts["convolutions"] == ["12", "6", "2.00"]
     assert counts["batch norms"] == ["16", "0", "all gone"]
     assert counts["additions"] == ["10", "0", "all gone"]
+    assert counts["multiply-adds, one image"][1] == f"{multiply_adds_by_hand():,}"
     assert counts["same predictions, torch"][1] == counts["same predictions, ONNX Runtime"][1] == "450 of 450"
     assert float(counts["largest difference, torch"][1]) < 1e-5
     assert float(counts["held-out accuracy, torch"][0].rstrip("%")) > 50  # by chance 10

@@ -22,6 +22,9 @@ from refold.geometry import Window
 BLOCK = 1 << 18
 """Numbers of a kernel that are worked out at a time: 2 MiB, about the size of a cache."""
 
+DEEPEST = 100
+"""Operations within one another up to which a formula is made: working it out takes a few frames of the interpreter for each."""
+
 Memo: TypeAlias = "dict[int, AffineConv]"
 
 
@@ -52,6 +55,11 @@ class Formula(ABC):
     @abstractmethod
     def peak(self) -> float:
         """No number of the kernel is larger in absolute value. A bound, NaN or infinite where a leaf is not finite."""
+
+    @property
+    def depth(self) -> int:
+        """Operations that lie within one another."""
+        return 0
 
     @property
     @abstractmethod
@@ -160,6 +168,10 @@ class _Pair(Formula):
     stencil: Stencil
     fill: Array | None
     symbol: ClassVar[str]
+
+    @cached_property
+    def depth(self) -> int:
+        return 1 + max(self.left.depth, self.right.depth)
 
     @cached_property
     def rounding(self) -> float:  # type: ignore[override]
@@ -281,6 +293,8 @@ def add(left: Formula, right: Formula, sizes: Sizes) -> Formula | Obstruction:
     the border, see the same there.
     """
     law = "sum"
+    if max(left.depth, right.depth) >= DEEPEST:
+        return _too_deep(law)
     a, b = left.stencil, right.stencil
     if a.rank != b.rank:
         return Obstruction(law, f"one map has {a.rank} spatial axes, the other {b.rank}", "fold them apart")
@@ -317,6 +331,8 @@ def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruct
     Exact when second never reads outside first's output, or reads there what first makes of the continuation of x.
     """
     law = "composition"
+    if max(second.depth, first.depth) >= DEEPEST:
+        return _too_deep(law)
     b, a = second.stencil, first.stencil
     if a.rank != b.rank:
         return Obstruction(law, f"the first map has {a.rank} spatial axes, the second {b.rank}", "let both act along the same axis")
@@ -407,6 +423,10 @@ def _solve_diagonal(first: Formula, bias: Array, wanted: Array | None) -> Array 
     idle = (scale == 0) & (missing == 0)
     solved = xp.where(idle, missing, missing / xp.where(scale == 0, xp.ones_like(scale), scale))
     return solved if bool(xp.all((scale != 0) | idle)) and bool(xp.all(xp.isfinite(solved))) else None
+
+
+def _too_deep(law: str) -> Obstruction:
+    return Obstruction(law, f"the merged map would be made of more than {DEEPEST} operations within one another", "fold the result again")
 
 
 def _is_zero(level: Array) -> bool:

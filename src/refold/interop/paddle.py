@@ -167,7 +167,9 @@ def _array(name: Any, entry: Any) -> Array:
     except (TypeError, ValueError):  # lists of uneven lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biufc":
-        raise FoldError(f"the entry {name!r} of the state is a {type(entry).__name__}, not an array of numbers; pass layer.state_dict() alone")
+        raise FoldError(
+            f"the entry {name!r} of the state is a {type(entry).__name__}, not an array of numbers; pass layer.state_dict() alone"
+        )
     return array
 
 

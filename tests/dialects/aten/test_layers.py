@@ -101,6 +101,6 @@ def test_a_linear_layer() -> None:
     value = algebra.linear(noise(6, 4))
     layer = make_layer(value, trainable=False, channels_last=False)
     assert isinstance(layer.module, nn.Linear)
-    assert layer.module.bias is None
+    assert [name for name, _ in layer.module.named_parameters()] == ["weight"]
     assert not layer.module.weight.requires_grad
     assert torch.equal(layer.module(noise(2, 4)), noise(2, 4) @ noise(6, 4).T)

@@ -94,7 +94,7 @@ def test_two_networks_that_differ(seed: int) -> None:
 def test_nothing_is_returned_where_verification_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     make = make_layer
 
-    def wrong(*args: Any, **options: bool) -> Layer:
+    def wrong(*args: Any, **options: Any) -> Layer:
         layer = make(*args, **options)
         with torch.no_grad():
             layer.module.get_parameter("weight")[0] *= 1.5

@@ -237,3 +237,16 @@ def test_random_numbers_are_not_compared() -> None:
     report = refold.fold(model_of(nodes, constants)).report
     assert report.after.convolutions == 1
     assert "the model draws random numbers, so its outputs were not compared" in report.notes
+
+
+def test_very_long_stretches_end_in_an_answer() -> None:
+    """Maps of hundreds of operators would be nested as deep; they fold as far as that goes."""
+    constants: dict[str, Any] = {"w": random(4, 4, 1, 1) / np.float32(40)}
+    nodes, x = [], "x"
+    for number in range(250):
+        nodes.append(helper.make_node("Conv", ["x", "w"], [f"c{number}"]))
+        nodes.append(helper.make_node("Add", [x, f"c{number}"], [f"v{number}"]))
+        x = f"v{number}"
+    result = refold.fold(model_of([*nodes, helper.make_node("Relu", [x], ["y"])], constants))
+    assert result.report.after.operators < result.report.before.operators
+    assert any("operations within one another" in refusal.fact for refusal in result.report.refusals)

@@ -134,7 +134,7 @@ def _tells_nothing(tree: tuple[Any, ...]) -> bool:
         return isinstance(left, str) and isinstance(right, int)
     if compare is operator.ne:
         plain = isinstance(left, str) and (isinstance(right, str) or right not in (0, 1))
-        return not plain and (right in (0, 1) or not _has(tree, operator.mod))
+        return not (plain or _has(tree, operator.mod))
     least = {operator.ge: (0, 1, 2), operator.gt: (0, 1)}
     return right in least.get(compare, ()) or compare not in (operator.ge, operator.gt, operator.le, operator.lt)
 

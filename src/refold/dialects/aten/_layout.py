@@ -156,15 +156,17 @@ class _Trial:
         return np.arange(int(np.prod(sizes))).reshape(sizes)
 
     def _label(self, node: Node, axes: int) -> Any:
-        """A constant as a label that broadcasts: it must be one number, or one a channel."""
+        """A constant as a label that broadcasts: it must be one number, or one a channel, alike at every place."""
         traced = node.meta["val"]
-        if not isinstance(traced, torch.Tensor):
+        if not isinstance(traced, torch.Tensor) or traced.ndim > axes + 2:
             raise _NotALayout
         aligned = (1,) * (axes + 2 - traced.ndim) + tuple(traced.shape)
-        if len(aligned) != axes + 2 or any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
+        value = self.constants.value(node).double().reshape(aligned)
+        level = value[(slice(0, 1), slice(None), *[slice(0, 1)] * axes)]
+        if not torch.equal(value, level.expand_as(value)):
             raise _NotALayout
         self.fillers[node.name] = node
-        return self._level(self.constants.value(node).double().reshape(-1)).reshape((1,) * axes)
+        return np.broadcast_to(self._level(level.reshape(-1)).reshape((1,) * axes), aligned[2:])
 
     def _level(self, level: torch.Tensor) -> Any:
         for position, known in enumerate(self.levels):

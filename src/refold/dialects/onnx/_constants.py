@@ -84,25 +84,49 @@ class Constants:
 
         Raises `FoldError` where they cannot be worked out.
         """
-        owner = scope.owner(name)
-        assert owner is not None
+        stack = [(name, scope)]
+        while stack:
+            one, inside = stack[-1]
+            owner = inside.owner(one)
+            assert owner is not None
+            if self._at_hand(one, owner) is not None:
+                stack.pop()
+                continue
+            node = owner.producers[one]
+            missing = [(below, owner) for below in node.input if below and self._at_hand(below, owner) is None]
+            if missing:
+                stack.extend(missing)
+            else:
+                self._work_out(node, owner)
+        found = self._at_hand(name, scope)
+        assert found is not None
+        return found
+
+    def _at_hand(self, name: str, scope: Scope) -> Array | None:
+        """The numbers, where they are stored or were worked out before."""
         tensor = self.initializer(name, scope)
         if tensor is not None:
             return self._source.tensors.array(tensor)
-        key = owner.key(name)
-        if key not in self._values:
-            node = owner.producers[name]
-            feeds = {one: widened(self.value(one, owner)) for one in node.input if one}
+        owner = scope.owner(name)
+        return None if owner is None else self._values.get(owner.key(name))
+
+    def _work_out(self, node: NodeProto, owner: Scope) -> None:
+        feeds = {one: self._at_hand(one, owner) for one in node.input if one}
+        if node.op_type == "Identity":
+            results = list(feeds.values())
+        else:
             try:
-                results = evaluate([node], feeds, list(node.output), self._source.skeleton)
+                wide = {one: widened(array) for one, array in feeds.items()}
+                results = evaluate([node], wide, list(node.output), self._source.skeleton)
             except Exception as error:  # an operator's reference implementation raises what it likes
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 raise FoldError(
-                    f"constant `{name}` ({node.op_type}) cannot be worked out: {why}; mend the model before folding it"
+                    f"constant `{node.output[0]}` ({node.op_type}) cannot be worked out: {why}; mend the model before folding it"
                 ) from error
-            for output, result in zip(node.output, results, strict=True):
-                self._values[owner.key(output)] = widened(np.asarray(result))
-        return self._values[key]
+            results = [widened(np.asarray(result)) for result in results]
+        for output, result in zip(node.output, results, strict=True):
+            assert result is not None
+            self._values[owner.key(output)] = result
 
     def forget(self) -> None:
         """Let go of what was computed."""

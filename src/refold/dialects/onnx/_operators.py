@@ -348,9 +348,8 @@ def _batch_norm(call: Call) -> Reading | Obstruction | None:
             return call.made_at_run_time(name, role)
     weight, bias, mean, variance = map(call.value, names)
     epsilon, rank = call.get("epsilon", EPSILON), len(call.output.shape) - 2
-    for name in names:
-        if not bool(np.isfinite(np.asarray(call.value(name), np.float64)).all()):
-            raise call.not_finite(call.constants.sources(name, call.scope))
+    if not all(bool(np.isfinite(array).all()) for array in (weight, bias, mean, variance)):
+        raise call.not_finite([one for name in names for one in call.constants.sources(name, call.scope)])
     with np.errstate(all="ignore"):
         value = algebra.batch_norm(mean, variance, weight, bias, eps=epsilon, rank=rank)
     if not bool(np.isfinite(value.kernel).all()):
