@@ -15,6 +15,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 help: ## list what can be made
 	echo "make demo     train a small network on handwritten digits, fold it, prove it, measure it (under 5 minutes)"
 	echo "make test     lint, type check and run every test"
+	echo "make test-paddle   compare with PaddlePaddle itself, in an environment of its own (a 200 MB download)"
 	echo "make lint     lint and type check only"
 	echo "make format   format the code and apply the linter's safe fixes"
 	echo "make bench    run the benchmarks and print their ratios"
@@ -26,6 +27,17 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/pytest -q -n 2 --durations 5 --durations-min 2
+
+.PHONY: test-paddle
+test-paddle: $(STAMP) .venv-paddle/.installed
+	REFOLD_PADDLE=$(CURDIR)/.venv-paddle/bin/python $(BIN)/pytest -q tests/paddle
+
+.venv-paddle/.installed: tests/paddle/requirements.txt | $(STAMP)
+	echo "Installing PaddlePaddle into .venv-paddle; the first time takes a minute or two"
+	$(BIN)/python -m venv --clear .venv-paddle
+	echo '*' > .venv-paddle/.gitignore
+	.venv-paddle/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action=ignore -r $<
+	touch $@
 
 lint: $(STAMP)
 	echo "ruff: lint and format"

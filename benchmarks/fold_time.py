@@ -75,9 +75,8 @@ def measure_memory() -> None:
     network, weights = traced()
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
     peak = peak_beyond(lambda: folded(network))
-    print(
-        f"memory: weights {size / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB beyond the model; peak ÷ weights {peak / size:.2f} (bar {MEMORY_BAR})"
-    )
+    shown = f"memory: weights {size / 1e6:.0f} MB, peak beyond the model {peak / 1e6:.0f} MB"
+    print(f"{shown}; peak ÷ weights {peak / size:.2f} (bar {MEMORY_BAR})")
 
 
 def main() -> None:

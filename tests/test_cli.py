@@ -196,7 +196,7 @@ def test_fold_writes_the_model_and_says_what_was_gained(folder: Path) -> None:
     assert "same function" in result.stdout
     assert result.stdout.splitlines()[-1] == f"written to deploy.pt2 ({(folder / 'deploy.pt2').stat().st_size:,} bytes)"
     assert result.stderr == ""
-    assert written(folder) == {"deploy.pt2"}
+    assert written(folder) == {"deploy.pt2", "deploy.certificate.json"}
     assert refold_("verify", "nets:block", "deploy.pt2").exit_code == 0
     assert refold_("check", "deploy.pt2").exit_code == 0
 
@@ -230,7 +230,7 @@ def test_a_model_with_nothing_to_fold_is_written_all_the_same(folder: Path) -> N
     result = refold_("fold", "nets:plain", "-o", "deploy.pt2", *SHAPE)
     assert result.exit_code == 0
     assert "nothing to fold" in result.stdout
-    assert written(folder) == {"deploy.pt2"}
+    assert written(folder) == {"deploy.pt2", "deploy.certificate.json"}
 
 
 def test_inputs_and_weights_from_files(folder: Path) -> None:
@@ -248,7 +248,7 @@ def test_in_place_replaces_a_file(folder: Path) -> None:
     assert refold_("check", "net.pt2").exit_code == 1
     assert refold_("fold", "net.pt2", "--in-place").exit_code == 0
     assert refold_("check", "net.pt2").exit_code == 0
-    assert written(folder) == {"net.pt2"}
+    assert written(folder) == {"net.pt2", "net.certificate.json"}
 
 
 def test_check_lists_what_still_folds() -> None:

@@ -32,13 +32,15 @@ from refold.report import Report
 SEED = 7
 HELD_OUT = 450
 BATCH = 64
-COUNTS = (
-    ("operators", "operators"),
-    ("convolutions", "convolutions"),
-    ("batch norms", "batch_norms"),
-    ("additions", "additions"),
-    ("parameters", "parameters"),
+ROWS = (
+    ("operators", "operators", 1),
+    ("convolutions", "convolutions", 1),
+    ("batch norms", "batch_norms", 1),
+    ("additions", "additions", 1),
+    ("parameters", "parameters", 1),
+    ("multiply-adds, one image", "multiply_adds", HELD_OUT),
 )
+"""What the table shows of the report, and what it is divided by: the report counts the arithmetic of all example inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,13 @@ def train(digits: Digits, epochs: int, console: Console) -> nn.Module:
     return network.eval()
 
 
-def export(network: nn.Module, image: Tensor, path: Path) -> None:
+def export(network: nn.Module, images: Tensor, path: Path) -> None:
     """Write the train form as it is, which is what ships where nobody folds."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shapes = ({0: torch.export.Dim.DYNAMIC},)
-        torch.onnx.export(network, (image,), path, dynamo=True, verbose=False, external_data=False, dynamic_shapes=shapes)
+        torch.onnx.export(network, (images,), path, dynamo=True, verbose=False, external_data=False, dynamic_shapes=shapes)
 
 
 def in_onnx_runtime(path: Path) -> Callable[[Tensor], Tensor]:
@@ -136,7 +138,7 @@ def table(report: Report, forms: dict[str, tuple[Form, Form]]) -> Table:
         "difference: of the class scores from the train form's, as a share of the largest score",
         caption_justify="left",
     )
-    for label, name, per in (*((label, name, 1) for label, name in COUNTS), ("multiply-adds, one image", "multiply_adds", HELD_OUT)):
+    for label, name, per in ROWS:
         before, after = (getattr(census, name) // per for census in (report.before, report.after))
         shown.add_row(label, f"{before:,}", f"{after:,}", f"{before / after:.2f}" if after else "all gone")
     shown.add_section()
@@ -175,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with console.status("Folding") as status:
         result = refold.fold(network, (held_out,), progress=lambda stage: status.update(f"Folding: {stage}"))
         status.update("Writing")
-        export(network, held_out[:1], train_file)
+        export(network, held_out, train_file)
         result.save(deploy_file)
         result.save(program_file)
     console.print(f"Folded: {len(result.report.folds)} blocks of parallel branches, each into one convolution")

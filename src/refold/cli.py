@@ -1,4 +1,4 @@
-"""The command line, a thin skin over the verbs: `fold`, `check`, `explain`, `verify`, `padding`, `segments`."""
+"""The command line, a thin skin over the verbs: `fold`, `check`, `explain`, `verify`, `bench`, `padding`, `segments`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from refold.errors import FoldError, RefoldError, VerificationError
 from refold.geometry import get_padding, plan_segments
 
 if TYPE_CHECKING:
+    from refold.datasets import Dataset
     from refold.models import NamedModel
     from refold.report import FoldRecord, Report
 
@@ -93,6 +94,19 @@ def _one_or_two(ctx: click.Context, param: click.Parameter, value: str | tuple[s
     if len(numbers) not in (1, 2):
         raise click.BadParameter(f"`{text}` is not one or two whole numbers; write 3 or 1,7", ctx, param)
     return numbers * 2 if len(numbers) == 1 else numbers
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them."""
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Whole numbers with commas between them."""
+    try:
+        return None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"`{value}` is not a list of whole numbers; write 1 or 1,8", ctx, param) from None
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -200,6 +214,10 @@ def explain(
 @click.argument("folded", metavar="B")
 @model_options
 @click.option("--folded-weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of B; --weights are those of A.")
+@click.option("--certificate", type=click.Path(path_type=Path), metavar="FILE", help="That of B; by default the one beside or in B.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH", help="Samples to compare all of: an .npz, or a folder.")
+@click.option("--batch", type=int, default=32, show_default=True, metavar="N", help="Samples of --data to a batch.")
+@click.option("--skip-bad", is_flag=True, help="Pass over files of --data that cannot be read.")
 @output_options
 @click.pass_context
 def verify(
@@ -211,31 +229,115 @@ def verify(
     inputs: Path | None,
     dtype: str | None,
     folded_weights: Path | None,
+    certificate: Path | None,
+    data: Path | None,
+    batch: int,
+    skip_bad: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Compare models A and B on the same inputs; exit with 3 where they are not the same function.
 
-    B may be no further from the float64 truth of A than a small multiple of what A itself is.
+    B may be no further from the float64 truth of A than a small multiple of what A itself is. Where B has
+    a certificate, A and B must also be what was certified. Over all of --data the two are compared batch by
+    batch, and judged where they are furthest apart. An .npz has samples along its first axis; a folder
+    holds .npy files, or images, which come as channels x height x width from 0 to 1.
     """
     with _progress(f"reading {original}", quiet) as say:
-        from refold.folding import verify as run
-        from refold.models import make_inputs, pair_up, read_model
+        from refold.recheck import compare, compare_over, inputs_for, open_data, read_pair
 
-        first, second = pair_up(read_model(original, weights), read_model(folded, folded_weights))
-        _tell(first, quiet)
-        example = make_inputs(first, shapes, inputs, dtype)
+        opened: list[Dataset] = []
+
+        def example(named: NamedModel) -> Any:
+            _tell(named, quiet)
+            opened.extend([] if data is None else [open_data(data, batch, skip_bad, named)])
+            return inputs_for(named, shapes, inputs, dtype, opened[0] if opened else None)
+
+        pair = read_pair(original, folded, weights=weights, folded_weights=folded_weights, certificate=certificate, inputs=example, say=say)
         say("comparing")
-        certificate = run(first.model, second.model, example)
+        found = compare(pair)
+    for dataset in opened:
+        with _bar(f"comparing on {data}", dataset.samples, quiet) as advance:
+            found = compare_over(found, dataset, advance)
+        if dataset.skipped and not quiet:
+            from refold.datasets import told_of
+
+            click.echo(f"note: {told_of(dataset.skipped, dataset.samples)}", err=True)
     if as_json:
-        _print_json({"original": original, "folded": folded, **certificate.to_dict()})
+        _print_json(found.to_dict())
     elif not quiet:
-        click.echo(str(certificate))
-    if not certificate.passed:
-        failed = [one.name for one in certificate.outputs if not one.passed]
-        many = f"{len(failed)} of {_count(len(certificate.outputs), 'output')} out of bounds ({', '.join(failed[:3])})"
-        click.echo(f"Error: {folded} is not the function of {original}: {many}; compare models of the same weights, or fold anew", err=True)
+        click.echo(str(found))
+    if found.complaint:
+        click.echo(f"Error: {found.complaint}", err=True)
         ctx.exit(NOT_THE_SAME)
+
+
+@main.command(short_help="Measure models side by side in the engines they will run in.")
+@click.argument("names", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
+@click.option("--engine", "engines", metavar="NAMES", callback=_names, help="Of torch, torch-compile, onnxruntime and openvino.")
+@click.option("--batch", "batches", metavar="N[,N]", callback=_numbers, help="Batch sizes; that of the inputs by default.")
+@click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of an engine.")
+@click.option("--seconds", type=float, default=2.0, show_default=True, metavar="S", help="Time for each model, engine and batch.")
+@click.option("--no-floor", is_flag=True, help="Do not measure the convolutions alone, which are the lower limit.")
+@click.option("--layers", is_flag=True, help="Time each layer too, where the engine tells it.")
+@click.option("--weights", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="For each factory or timm name, in order.")
+@click.option("--input", "shapes", multiple=True, metavar="SHAPE", help="One for each input: 1,3,224,224 or 1,16:int64.")
+@click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE", help="An .npz of inputs instead of shapes.")
+@click.option("--dtype", metavar="NAME", help="Dtype of the inputs; the model's own by default.")
+@output_options
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    names: Sequence[str],
+    engines: Sequence[str] | None,
+    batches: Sequence[int] | None,
+    threads: int,
+    seconds: float,
+    no_floor: bool,
+    layers: bool,
+    weights: Sequence[Path],
+    shapes: Sequence[str],
+    inputs: Path | None,
+    dtype: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run models in turn (A B A B ...) in each engine at each batch, and compare them turn by turn.
+
+    The floor is what the convolutions and linear layers of a model take alone, back to back in the same
+    engine. A .onnx runs in onnxruntime and openvino; a PyTorch model in torch and torch-compile, and exported
+    in the others. Ctrl-C prints what was measured until then.
+    """
+    from refold.bench import BenchInterrupted, read_models
+    from refold.bench import bench as run
+
+    with _progress("reading", quiet) as say:
+        named = read_models(names, weights, shapes, inputs, dtype)
+        for one in named:
+            _tell(one, quiet)
+        interrupted: BaseException | None = None
+        try:
+            result = run(
+                named,
+                engines=engines,
+                batches=batches,
+                threads=threads,
+                seconds=seconds,
+                floor=not no_floor,
+                layers=layers,
+                progress=say,
+            )
+        except BenchInterrupted as error:
+            result, interrupted = error.result, error.__cause__
+    if as_json:
+        _print_json(result.to_dict())
+    elif not quiet:
+        click.echo(str(result))
+    if interrupted is not None:
+        raise interrupted
+    if not result.measurements:
+        click.echo("Error: nothing was measured; name an engine that is installed and runs the model", err=True)
+        ctx.exit(INPUT_AT_FAULT)
 
 
 @main.command(short_help="Padding under which a layer keeps ceil(n / stride).")
@@ -368,6 +470,22 @@ def _progress(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
 
         with Console(stderr=True).status(escape(text)) as status:
             yield lambda text: status.update(escape(text))
+
+
+@contextmanager
+def _bar(text: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Shows on standard error how many of a known number are done, where that is a terminal; speaks as `_progress` does."""
+    with redirect_stdout(sys.stderr):
+        if quiet or not sys.stderr.isatty():
+            yield lambda done: None
+            return
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(escape(text), total=total)
+            yield lambda done: bar.advance(task, done)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from refold.artifacts import replacing
 from refold.census import Census
+from refold.certificates import Proof, Tensor, hash_weights, write_with
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
@@ -51,8 +52,8 @@ class Deployed(Protocol):
     def output_evidence(self) -> Iterator[OutputEvidence]:
         """Each output, run both ways."""
 
-    def save(self, path: Path, kind: str) -> None:
-        """Write the network to a new file."""
+    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
+        """Write the network to a new file, and in it the text that is made from its weights, if the file can take one as it is written."""
 
 
 class Network(Protocol):
@@ -72,17 +73,28 @@ class Network(Protocol):
     def census(self) -> Census:
         """What the network holds."""
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The example inputs in words."""
+
+    def weights(self) -> Iterator[Tensor]:
+        """The weights, one by one."""
+
     def write(self, plan: Plan) -> Deployed:
         """The network folded by a plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """A folded network and what there is to say of it. `files` are those that the original lies in, if it does."""
+    """A folded network and what there is to say of it.
+
+    `files` are those that the original lies in, if it does; `proof` is what a certificate says, None where nothing was verified.
+    """
 
     report: Report
     deployed: Deployed
     files: tuple[Path, ...] = ()
+    proof: Proof | None = None
 
     @property
     def model(self) -> Any:
@@ -93,14 +105,27 @@ class FoldResult:
         """Write the folded network, atomically; the ending says how: `.pt2`, `.onnx` or `.safetensors` (weights alone).
 
         An ONNX model whose weights lie beside it is written with its weights beside it, in `<name>.data`. The original's own files are
-        replaced only where `in_place` says so.
+        replaced only where `in_place` says so. What was verified has its certificate beside it, in `<stem>.certificate.json`, and within
+        a `.pt2` (among the extra files) or `.onnx` (in the metadata) another, both under `refold.certificate`.
 
         Raises `FoldError` where the ending is another or the file cannot be written.
         """
         place = Path(path)
         with replacing(place, protected=() if in_place else self.files) as draft:
-            self.deployed.save(draft, place.suffix.lower().removeprefix("."))
+            if self.proof is None:
+                self.deployed.save(draft, _kind(place))
+            else:
+                write_with(draft, self.proof, self._put)
         return place
+
+    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str]) -> None:
+        if _kind(draft) != "onnx":
+            self.deployed.save(draft, _kind(draft), text_for)
+            return
+        self.deployed.save(draft, "onnx")
+        from refold.dialects import onnx
+
+        onnx.annotate(draft, text_for)
 
 
 def fold(
@@ -139,8 +164,9 @@ def fold(
     plan = make_plan(network.graph, network.target)
     progress("folding")
     deployed = network.write(plan)
-    certificate = None
+    certificate, weights = None, None
     if verify:
+        weights = hash_weights(network.weights())
         regions = _announced(deployed.region_evidence(SEED), len(deployed.folds), progress)
         certificate = certify(regions, deployed.output_evidence(), seed=SEED, versions=_versions())
         demand(certificate)
@@ -152,7 +178,12 @@ def fold(
         certificate,
         network.notes,
     )
-    return FoldResult(report, deployed, files)
+    proof = None
+    if certificate is not None and weights is not None:
+        inputs = {"given": list(network.inputs)} if network.inputs else {"drawn_from_seed": SEED}
+        laws = {record.name: record.laws for record in report.folds}
+        proof = Proof(_name(model), weights, inputs, laws, certificate)
+    return FoldResult(report, deployed, files, proof)
 
 
 def check(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | None = None) -> tuple[str, ...]:
@@ -205,6 +236,15 @@ def _read(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> 
     from refold.dialects.aten import AtenModel
 
     return AtenModel(model, example_inputs, kwargs), ()
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _name(model: Any) -> str:
+    """What a certificate calls the original: the name of its file, without the folders of this machine, or its class."""
+    return Path(model).name if isinstance(model, (str, os.PathLike)) else type(model).__name__
 
 
 def _is_onnx(model: Any) -> bool:

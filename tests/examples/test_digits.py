@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -53,12 +52,8 @@ def test_the_demo_from_training_to_table(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_deploy_form_of_other_predictions_fails_the_demo(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = demo.in_onnx_runtime
-
-    def shifted(path: Path) -> Any:
-        return lambda images: real(path)(images).roll(1, 1)
-
-    monkeypatch.setattr(demo, "in_onnx_runtime", shifted)
+    monkeypatch.setattr(demo, "export", lambda *arguments: None)
+    monkeypatch.setattr(demo, "in_onnx_runtime", lambda path: lambda images: torch.zeros(len(images), 10))
     assert demo.main([*SHORT, "--output", str(tmp_path)]) == 3
     assert "do not predict the same digit" in capsys.readouterr().out
 

@@ -338,8 +338,9 @@ class RepMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.layer_scale is not None:
-            return x + self.layer_scale * (self.mixer(x) - self.norm(x))
-        y: Tensor = x + self.mixer(x) - self.norm(x)
+            y: Tensor = x + self.layer_scale * (self.mixer(x) - self.norm(x))
+        else:
+            y = x + self.mixer(x) - self.norm(x)
         return y
 
 

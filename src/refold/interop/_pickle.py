@@ -123,6 +123,7 @@ ADMITTED = {
     "_codecs.encode": _Admitted(_latin1),
     "collections.OrderedDict": _Admitted(OrderedDict),
     **{f"{module}.tuple": _Admitted(tuple) for module in ("builtins", "__builtin__")},
+    **{f"{module}.bytes": _Admitted(lambda: b"") for module in ("builtins", "__builtin__")},
 }
 """Every name that a file may use, of NumPy before and after 2.0 and of Python 2 and 3, and what stands in for it."""
 

@@ -176,7 +176,7 @@ def test_it_exports_to_onnx(original: Small, folded: Any, tmp_path: Path) -> Non
 def test_it_compiles(folded: Any) -> None:
     compiled = torch.compile(folded, backend="eager", fullgraph=True)
     assert distance(folded(noise(*SHAPE)).detach(), compiled(noise(*SHAPE)).detach()) < EXACT
-    torch._dynamo.reset()
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 
 def test_channels_last_stays(original: Small) -> None:

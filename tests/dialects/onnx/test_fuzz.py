@@ -29,7 +29,7 @@ def survives(content: bytes) -> None:
         except refold.FoldError:
             assert sorted(os.listdir(name)) == ["in.onnx"]
             return
-        assert sorted(os.listdir(name)) == ["in.onnx", "out.onnx"]
+        assert sorted(os.listdir(name)) == ["in.onnx", "out.certificate.json", "out.onnx"]
         x = {"x": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}
         try:
             expected = run(source, x)

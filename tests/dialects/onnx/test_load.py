@@ -35,7 +35,7 @@ def test_a_file_is_folded(path: Path) -> None:
     assert kinds(onnx.load(out)) == ["Conv", "Relu"]
     x = {"x": random(1, 32, 6, 7)}
     np.testing.assert_allclose(run(path, x)[0], run(out, x)[0], rtol=1e-3, atol=1e-3)
-    assert sorted(one.name for one in path.parent.iterdir()) == ["model.onnx", "out.onnx"]
+    assert sorted(one.name for one in path.parent.iterdir()) == ["model.onnx", "out.certificate.json", "out.onnx"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"random bytes that are no model", b"\xff" * 200, os.urandom(5000)])

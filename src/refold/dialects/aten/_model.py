@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from refold.census import Census
+from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._constants import Constants, draws_at_random
 from refold.dialects.aten._layers import AtenTarget
@@ -20,7 +21,7 @@ from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import read_graph
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._save import save
-from refold.dialects.aten._trace import Traced, adopt, copies, run, trace
+from refold.dialects.aten._trace import Traced, adopt, copies, describe, run, trace
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Linear, Refusal, Scalar
@@ -63,6 +64,15 @@ class AtenModel:
         program = self._traced.program
         work = sum(_work(self.graph))
         return count(program.graph.nodes, [*program.state_dict.values()], work)
+
+    def weights(self) -> Iterator[Tensor]:
+        """The weights of the original, one by one."""
+        return weights(self._original)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The example inputs in words."""
+        return tuple(describe(leaf) for leaf in pytree.tree_leaves((self._args, self._kwargs)))
 
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
@@ -121,9 +131,9 @@ class AtenDeployed:
         """Each output on the example inputs: the original as it ships, the folded one as it ships, and the truth."""
         return _compared(self.source, self.written.module)
 
-    def save(self, path: Path, kind: str) -> None:
-        """Write the module as `pt2`, `onnx` or `safetensors`."""
-        save(self.written.module, self.source._args, self.source._kwargs, str(path), kind)
+    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
+        """Write the module as `pt2`, `onnx` or `safetensors`; see `refold.dialects.aten._save` for `text_for`."""
+        save(self.written.module, self.source._args, self.source._kwargs, str(path), kind, text_for)
 
 
 def compare(original: Any, other: torch.nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Iterator[OutputEvidence]:

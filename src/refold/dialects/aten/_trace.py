@@ -70,7 +70,7 @@ def run(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         try:
             return model(*own_args, **own_kwargs)
         except Exception as error:
-            shapes = ", ".join(_describe(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs))))
+            shapes = ", ".join(describe(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs))))
             raise FoldError(
                 f"the model does not run on the example inputs ({shapes}): {one_line(error)}{_where(model, error)}; "
                 "give inputs of the shapes and dtypes that its forward takes"
@@ -269,7 +269,8 @@ def _fixed_sizes(program: ExportedProgram) -> Iterator[Condition]:
                 yield fixed_size(name, axis, size)
 
 
-def _describe(leaf: Any) -> str:
+def describe(leaf: Any) -> str:
+    """Sizes and dtype of a tensor, the type of anything else."""
     if isinstance(leaf, torch.Tensor):
         return f"{' x '.join(map(str, leaf.shape)) or 'scalar'} {str(leaf.dtype).removeprefix('torch.')}"
     return type(leaf).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from refold.census import Census
+from refold.dialects.onnx._annotate import Tensor, drop_annotation, weights_of_source
 from refold.dialects.onnx._census import count
 from refold.dialects.onnx._constants import Constants
 from refold.dialects.onnx._layers import OnnxTarget
@@ -79,7 +80,18 @@ class OnnxModel:
 
     def write(self, plan: Plan) -> OnnxDeployed:
         """The folded model and what belongs to it."""
-        return OnnxDeployed(self, write_model(self._source, self._top, self._constants, plan))
+        written = write_model(self._source, self._top, self._constants, plan)
+        drop_annotation(written.skeleton)
+        return OnnxDeployed(self, written)
+
+    def weights(self) -> Iterator[Tensor]:
+        """The weights of the original, one by one."""
+        return weights_of_source(self._source)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs that were given, in words; none where they are drawn at random from the seed."""
+        return tuple(f"{name} {' x '.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in (self._given or {}).items())
 
     def session(self, *, optimized: bool = False) -> Session:
         """The original, ready to run."""
@@ -131,8 +143,11 @@ class OnnxDeployed:
             return iter(())
         return _compared(self.source, lambda: Session(self.written.skeleton, self.written.tensors), tolerant=True)
 
-    def save(self, path: Path, kind: str) -> None:
-        """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file."""
+    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
+        """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file.
+
+        The text that `text_for` makes is laid in a file once it stands, by `annotate`.
+        """
         if kind != "onnx":
             raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
         save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external)

@@ -9,7 +9,7 @@ Source: the protocol buffers encoding, https://protobuf.dev/programming-guides/e
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from refold.errors import FoldError
@@ -126,14 +126,6 @@ def encoded(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-def tokens(skeleton: bytes, token: bytes) -> Iterator[int]:
-    """Where the token stands in a skeleton."""
-    at = skeleton.find(token)
-    while at >= 0:
-        yield at
-        at = skeleton.find(token, at + 1)
 
 
 def _varint(data: Buffer, position: int, stop: int) -> tuple[int, int]:

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+collect_ignore = ["in_paddle.py"]  # it runs where PaddlePaddle is installed
