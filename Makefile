@@ -51,7 +51,7 @@ format: $(STAMP)
 	$(BIN)/ruff format $(CODE)
 
 bench: $(STAMP)
-	set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+	set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 movielens: $(STAMP)
 	$(BIN)/python -m examples.movielens

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeAlias
 
 from refold.algebra import (
@@ -100,6 +101,16 @@ class Graph:
     def linear(self) -> Iterator[Linear]:
         """The linear nodes, in order."""
         return (node for node in self.nodes.values() if isinstance(node, Linear))
+
+
+def shared_folder(names: Iterable[str]) -> str:
+    """The dotted folder that all these parameters lie in, or nothing.
+
+    >>> shared_folder(["stage1.0.conv1.weight", "stage1.0.bn1.bias"])
+    'stage1.0'
+    """
+    folders = [name.rpartition(".")[0].split(".") for name in names]
+    return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
 
 
 def sum_maps(left: Map, right: Map, root: Value) -> Map | Obstruction:

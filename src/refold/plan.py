@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from refold.algebra import Formula, Obstruction, Selection
-from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, sum_maps, without_bias
+from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, shared_folder, sum_maps, without_bias
 
 Form: TypeAlias = "Mapping[str, Map]"
 
@@ -270,6 +270,12 @@ class _Planner:
             if isinstance(mapped, Selection):
                 return Obstruction("writing", "only some parts of a concatenation merge", "let all its parts read the same value alike")
             operators = self.target.operators(mapped, len(value.shape))
+            if operators is None and mapped.fill is not None:
+                return Obstruction(
+                    "writing",
+                    "the merged map would have to pad each channel with a constant of its own, for which there is no operator",
+                    "put the scale and shift behind the padded map, or pad with what the first map makes of zeros, as DBB and ECB do",
+                )
             if operators is None:
                 return Obstruction("writing", "the merged map has paddings that no single operator has", "pad alike in all branches")
             total += Cost(operators, work, mapped.stencil.weights)
@@ -316,7 +322,7 @@ class _Planner:
             if isinstance(node, Linear) and name in self.forms and name not in gone:
                 readers = sorted(self.graph.nodes[reader].operation for reader in self.readers.get(name, ()))
                 operation = f"{node.operation} → {readers[0]}" if readers else node.operation
-                refusals.append(Refusal(name, operation, reason.law, reason.fact, reason.remedy))
+                refusals.append(Refusal(shared_folder(node.sources) or name, operation, reason.law, reason.fact, reason.remedy))
         return refusals
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from typing import Any
 
 from refold.census import Census
-from refold.graph import Refusal
+from refold.graph import Refusal, shared_folder
 from refold.plan import Cost, Fold
 from refold.verification import Certificate
 
@@ -32,10 +31,7 @@ def counted(operations: Iterable[str]) -> str:
 
 def origin(fold: Fold) -> str:
     """Where in the network a fold lies: the folder that all its parameters share, or its value where they share none."""
-    sources = {name for node in fold.nodes for name in node.sources}
-    folders = [name.rpartition(".")[0].split(".") for name in sources]
-    shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))]
-    return ".".join(shared) or fold.value
+    return shared_folder({name for node in fold.nodes for name in node.sources}) or fold.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,8 @@ class Certificate:
                 else f"; from the float64 truth {output.folded_error:.2g}, the original {output.original_error:.2g}"
             )
             agreement = "" if output.agreement is None else f"; agreement {output.agreement:.2%}"
-            lines.append(f"output {output.name}: largest difference {relative:.2g} of its scale{truth}{agreement}")
+            named = "output" if output.name == "output" else f"output {output.name}"
+            lines.append(f"{named}: largest difference {relative:.2g} of its scale{truth}{agreement}")
         return "\n".join([*lines, "same function" if self.passed else "NOT the same function"])
 
 
