@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -92,7 +92,7 @@ class FoldResult:
     """
 
     report: Report
-    deployed: Deployed
+    deployed: Deployed = field(repr=False)
     files: tuple[Path, ...] = ()
     proof: Proof | None = None
 

@@ -21,7 +21,7 @@ def count(
     multiply_adds: int,
     module_of: Callable[[str], nn.Module] | None = None,
 ) -> Census:
-    """Count operators that make tensors, and the tensors that a network stores, each once."""
+    """Count operators that make tensors, and the tensors that a network stores, each once; parameters are those that train."""
     kinds = [kind for node in nodes if (kind := _kind(node, module_of)) is not None]
     distinct = {id(tensor): tensor for tensor in tensors}.values()
     return Census(
@@ -30,7 +30,7 @@ def count(
         linears=sum(kind in LINEARS for kind in kinds),
         batch_norms=sum(kind == "batch_norm" for kind in kinds),
         additions=sum(kind in ADDITIONS for kind in kinds),
-        parameters=sum(tensor.numel() for tensor in distinct),
+        parameters=sum(tensor.numel() for tensor in distinct if isinstance(tensor, nn.Parameter)),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in distinct),
         multiply_adds=multiply_adds,
     )

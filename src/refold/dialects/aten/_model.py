@@ -21,7 +21,8 @@ from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import read_graph
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._save import save
-from refold.dialects.aten._trace import Traced, adopt, copies, describe, run, trace
+from refold.dialects.aten._sizes import symbols_of
+from refold.dialects.aten._trace import Traced, adopt, copies, describe, run, trace, user_inputs
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Linear, Refusal, Scalar
@@ -46,9 +47,13 @@ class AtenModel:
         self._names = _argument_names(model, self._args, self._kwargs)
         self._constants = Constants(self._traced.program)
         with torch.no_grad():
-            self.graph: Graph = read_graph(self._traced.program, self._constants)
+            self.graph: Graph = read_graph(self._traced.program, self._constants, self._symbols())
 
     target = AtenTarget()
+
+    def _symbols(self) -> Mapping[Any, int]:
+        given = [leaf for leaf in pytree.tree_leaves((self._args, self._kwargs)) if isinstance(leaf, torch.Tensor)]
+        return symbols_of([traced for _, traced in user_inputs(self._traced.program)], given)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def region_evidence(
         region = _region(nodes[fold.value], fold, constants)
         dtype = nodes[fold.value].meta["val"].dtype
         rounding = torch.finfo(dtype).eps / 2
-        examples = {root: graph.values[root].example for root in fold.form}
+        examples = {root: tuple(example(size) for size in nodes[root].meta["val"].shape) for root in fold.form}
         sized = any(_hint(node) is not None for node in region)
         for shapes in [examples] if sized else [_small_shapes(graph, fold), examples]:
             try:

@@ -14,11 +14,11 @@ from refold.dialects.aten import _operators  # noqa: F401  (registers the reader
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._reading import Reading, read
-from refold.dialects.aten._sizes import example, shape_of
+from refold.dialects.aten._sizes import Symbols, example, shape_of
 from refold.graph import Graph, Linear, Opaque, Refusal, Scalar, Value
 
 
-def read_graph(program: ExportedProgram, constants: Constants) -> Graph:
+def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols) -> Graph:
     """The program in neutral terms. Its node names are the value names; what no output hangs on, as it was read, is left out."""
     nodes = list(program.graph.nodes)
     readings = {node.name: _reading(node, constants) for node in nodes if node not in constants}
@@ -31,7 +31,7 @@ def read_graph(program: ExportedProgram, constants: Constants) -> Graph:
             continue
         if node.name not in live:
             continue
-        value = _value(node)
+        value = _value(node, symbols)
         if value is not None:
             graph.values[node.name] = value
         if node.op == "placeholder":
@@ -75,7 +75,7 @@ def _source(node: torch.fx.Node) -> torch.fx.Node:
 
 def _reading(node: torch.fx.Node, constants: Constants) -> Reading | Obstruction | None:
     """What a node makes of its inputs, or None where it is opaque."""
-    if node.op != "call_function" or _value(node) is None:
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
         return None
     reading = read(_source(node), constants)
     if isinstance(reading, Reading) and not (reading.terms and _agrees(node, reading)):
@@ -116,8 +116,8 @@ def _agrees(node: torch.fx.Node, reading: Reading) -> bool:
     return True
 
 
-def _value(node: torch.fx.Node) -> Value | None:
+def _value(node: torch.fx.Node, symbols: Symbols) -> Value | None:
     traced: Any = node.meta.get("val")
     if not isinstance(traced, torch.Tensor):
         return None
-    return Value(node.name, shape_of(traced), tuple(example(size) for size in traced.shape))
+    return Value(node.name, shape_of(traced), tuple(example(size, symbols) for size in traced.shape))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 
@@ -20,8 +21,29 @@ def shape_of(tensor: torch.Tensor) -> tuple[int | None, ...]:
     return tuple(fixed(size) for size in tensor.shape)
 
 
-def example(size: Any) -> int:
-    """What a size was in the example; 2 where it hangs on the data, so that no example is known."""
+Symbols: TypeAlias = "Mapping[Any, int]"
+"""What each free size is in the inputs that were given; tracing may have doubled their batch."""
+
+
+def example(size: Any, symbols: Symbols | None = None) -> int:
+    """What a size is in the inputs that were given, or without them in those that were traced.
+
+    It is 2 where it hangs on the data, so that no example is known.
+    """
     if isinstance(size, int):
         return size
+    expression = size.node.expr
+    if symbols is not None and expression.free_symbols <= symbols.keys():
+        return int(expression.subs(symbols))
     return int(size.node.hint) if size.node.has_hint() else 2
+
+
+def symbols_of(traced: Iterable[torch.Tensor], given: Iterable[torch.Tensor]) -> dict[Any, int]:
+    """The free sizes of traced inputs, with what they are in the inputs that were given."""
+    found: dict[Any, int] = {}
+    for one, other in zip(traced, given, strict=True):
+        sizes: list[Any] = list(one.shape)
+        for symbolic, actual in zip(sizes, other.shape, strict=True):
+            if isinstance(symbolic, torch.SymInt) and symbolic.node.expr.is_symbol:
+                found.setdefault(symbolic.node.expr, int(actual))
+    return found

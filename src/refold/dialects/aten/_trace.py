@@ -45,7 +45,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     The flags are set without calling `train`, which some models override to merge or unmerge weights.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in model.buffers()]
     try:
         for module, _ in modes:
             module.training = False
@@ -53,10 +53,15 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        with torch.no_grad():
+        with torch.inference_mode() if any(buffer.is_inference() for buffer, _, _ in buffers) else torch.no_grad():
             for buffer, version, before in buffers:
-                if buffer._version != version:
+                if version is None or buffer._version != version:
                     buffer.copy_(before)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was written to; None where torch does not count, as in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def run(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -225,7 +230,8 @@ def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if _is_single(leaf) else leaf
 
 
-def _user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
+def user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that a caller gives, by name, as they were traced."""
     names = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names and isinstance(node.meta.get("val"), torch.Tensor):
@@ -233,7 +239,7 @@ def _user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _froze_batch(program: ExportedProgram) -> bool:
-    return any(value.ndim > 0 and fixed(value.shape[0]) is not None for _, value in _user_inputs(program))
+    return any(value.ndim > 0 and fixed(value.shape[0]) is not None for _, value in user_inputs(program))
 
 
 def _paths(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -263,7 +269,7 @@ def _conditions(program: ExportedProgram, paths: Sequence[str]) -> Iterator[Cond
 
 def _fixed_sizes(program: ExportedProgram) -> Iterator[Condition]:
     """Batch and spatial sizes that are not free; channels, which weights fix in any case, are left out."""
-    for name, value in _user_inputs(program):
+    for name, value in user_inputs(program):
         for axis, size in enumerate(shape_of(value)):
             if size is not None and (axis == 0 or (axis >= 2 and value.ndim >= 4) or (axis == 2 and value.is_floating_point() is False)):
                 yield fixed_size(name, axis, size)

@@ -84,16 +84,25 @@ def make_scopes(model: ModelProto) -> tuple[Scope, str | None]:
 
 
 def _without_claims(model: ModelProto) -> ModelProto:
-    """A copy without the shapes that the file claims for what can be inferred: tools that change inputs leave them behind, out of date."""
+    """A copy for inference: without the shapes that the file claims for what can be inferred, which tools leave behind out of date.
+
+    What reads an Identity reads what that reads: inference follows constants (the shape of a Reshape, say) through other operators alone.
+    """
     bare = ModelProto()
     bare.CopyFrom(model)
     stack = [bare.graph]
+    same: dict[str, str] = {}
     while stack:
         graph = stack.pop()
         del graph.value_info[:]
         for output in graph.output:
             if output.type.HasField("tensor_type"):
                 output.type.tensor_type.ClearField("shape")
+        for node in graph.node:
+            for position, name in enumerate(node.input):
+                node.input[position] = same.get(name, name)
+            if node.op_type == "Identity" and not node.domain and len(node.input) == 1:
+                same[node.output[0]] = node.input[0]
         stack.extend(inner for node in graph.node for _, inner in graphs_of(node))
     return bare
 
