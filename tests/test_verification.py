@@ -295,3 +295,19 @@ def test_a_truth_that_is_not_finite_where_the_original_is_proves_nothing() -> No
     truth[2, 2] = math.inf
     assert judge_output(replace(evidence, truth=truth)).passed
     assert not judge_output(replace(evidence, truth=truth, folded=evidence.folded + 1)).passed
+
+
+def test_what_rounding_explains_passes_only_where_every_region_did() -> None:
+    truth = np.linspace(-1.0, 1.0, 64)
+    original = truth.astype(np.float32)
+    folded = original + np.float32(16 * 2.0**-24)
+    evidence = OutputEvidence("output", original, folded, truth, 2.0**-24, 10_000)
+    assert not judge_output(evidence).passed
+    assert judge_output(evidence, proven=True).passed
+    region = RegionEvidence("r", ("conv2d",), truth, truth, abs(truth), 1.0, 1, 2.0**-24)
+    wrong = RegionEvidence("r", ("conv2d",), truth, truth + 1e-3, abs(truth), 1.0, 1, 2.0**-24)
+    assert certify([region], [evidence]).passed
+    assert not certify([region, wrong], [evidence]).passed
+    assert not certify([], [evidence]).passed
+    far = OutputEvidence("output", original, original + np.float32(1e-3), truth, 2.0**-24, 10_000)
+    assert not judge_output(far, proven=True).passed

@@ -193,11 +193,33 @@ def check(
 @main.command(short_help="Show what folds in MODEL and what does not, and why.")
 @click.argument("name", metavar="MODEL")
 @model_options
+@click.option("--quantization", is_flag=True, help="What folding does to rounding the kernels to int8, instead.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH", help="Samples for an int8 model: an .npz, or a folder.")
+@click.option("--int8", type=click.Path(path_type=Path), metavar="FILE", help="Where to keep that int8 model, an .onnx.")
 @output_options
 def explain(
-    name: str, weights: Path | None, shapes: Sequence[str], inputs: Path | None, dtype: str | None, as_json: bool, quiet: bool
+    name: str,
+    weights: Path | None,
+    shapes: Sequence[str],
+    inputs: Path | None,
+    dtype: str | None,
+    quantization: bool,
+    data: Path | None,
+    int8: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Show each stretch of MODEL: what it was and became at what cost, or why it stays."""
+    """Show each stretch of MODEL: what it was and became at what cost, or why it stays.
+
+    With --quantization, each folded kernel beside those that went into it: their ranges, their tails, and
+    the noise of rounding them to int8. With --data too, ONNX Runtime's int8 model of the folded network is
+    calibrated on it and compared with MODEL.
+    """
+    if quantization:
+        _explain_quantization(name, weights, shapes, inputs, dtype, data, int8, as_json, quiet)
+        return
+    if data is not None or int8 is not None:
+        raise click.UsageError("--data and --int8 go with --quantization; add it")
     with _progress(f"reading {name}", quiet) as say:
         from refold.folding import fold as run
 
@@ -218,6 +240,7 @@ def explain(
 @click.option("--data", type=click.Path(path_type=Path), metavar="PATH", help="Samples to compare all of: an .npz, or a folder.")
 @click.option("--batch", type=int, default=32, show_default=True, metavar="N", help="Samples of --data to a batch.")
 @click.option("--skip-bad", is_flag=True, help="Pass over files of --data that cannot be read.")
+@click.option("--locate", is_flag=True, help="Where they differ, find the operator and the likely cause.")
 @output_options
 @click.pass_context
 def verify(
@@ -233,6 +256,7 @@ def verify(
     data: Path | None,
     batch: int,
     skip_bad: bool,
+    locate: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -244,7 +268,7 @@ def verify(
     holds .npy files, or images, which come as channels x height x width from 0 to 1.
     """
     with _progress(f"reading {original}", quiet) as say:
-        from refold.recheck import compare, compare_over, inputs_for, open_data, read_pair
+        from refold.recheck import compare, compare_over, find_departure, inputs_for, open_data, read_pair
 
         opened: list[Dataset] = []
 
@@ -263,6 +287,9 @@ def verify(
             from refold.datasets import told_of
 
             click.echo(f"note: {told_of(dataset.skipped, dataset.samples)}", err=True)
+    if locate:
+        with _progress("comparing value by value", quiet):
+            found = find_departure(found)
     if as_json:
         _print_json(found.to_dict())
     elif not quiet:
@@ -375,6 +402,30 @@ def segments(length: int, segments: int, first_kernel: int | None, discipline: A
         _print_json({part: getattr(plan, part) for part in parts})
     elif not quiet:
         click.echo(plan.draw())
+
+
+def _explain_quantization(
+    name: str,
+    weights: Path | None,
+    shapes: Sequence[str],
+    inputs: Path | None,
+    dtype: str | None,
+    data: Path | None,
+    int8: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    if int8 is not None:
+        _check_output(int8, Path(name), data, original="model.onnx")
+    with _progress(f"reading {name}", quiet) as say:
+        from refold.quantization import examine
+
+        named, example = _read(name, weights, shapes, inputs, dtype, quiet)
+        report = examine(named.model, example, data=data, int8=int8, progress=say)
+    if as_json:
+        _print_json({"model": name, **report.to_dict()})
+    elif not quiet:
+        click.echo(str(report))
 
 
 def _read(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from refold.algebra import Formula, Obstruction, Selection
+from refold.algebra import Chain, Formula, Obstruction, Selection, Sum
 from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, shared_folder, sum_maps, without_bias
 
 Form: TypeAlias = "Mapping[str, Map]"
@@ -66,8 +66,7 @@ class Fold:
     @property
     def laws(self) -> tuple[str, ...]:
         """The laws that the fold uses."""
-        names = {"sum" if symbol == "+" else "composition" for mapped in self.form.values() for symbol in _symbols(mapped)}
-        return tuple(sorted(names))
+        return tuple(sorted({law for mapped in self.form.values() for law in _laws(mapped)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +104,10 @@ class _Planner:
     reasons: dict[str, Obstruction] = field(default_factory=dict)
     versions: Counter[str] = field(default_factory=Counter)
     tried: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    order: dict[str, int] = field(default_factory=dict)
 
     def plan(self) -> Plan:
+        self.order = {name: position for position, name in enumerate(self.graph.nodes)}
         needed = self._needed()
         for node in self.graph.nodes.values():
             match node:
@@ -197,7 +198,7 @@ class _Planner:
         """A value that the last one reads, or else one beside it, that nothing else needs."""
         beside = (root for form in forms.values() for root in form)
         for root in (*self.forms[gone[-1]], *beside):
-            if root in self.forms and root not in (*self.pinned, *gone) and self.readers[root] <= {*forms, *gone}:
+            if root in self.forms and root not in (*self.pinned, *gone, *forms) and self.readers[root] <= {*forms, *gone}:
                 return root
         return None
 
@@ -295,7 +296,7 @@ class _Planner:
                 continue
             if after.operators < before.operators:
                 folds.append(Fold(name, form, nodes, before, after))
-            elif any("@" in _symbols(mapped) for mapped in form.values()):
+            elif any("composition" in _laws(mapped) for mapped in form.values()):
                 self.reasons[name] = Obstruction(
                     "cost", f"merged it would take {after.operators} operators, and apart it takes {before.operators}", "leave it as it is"
                 )
@@ -312,7 +313,7 @@ class _Planner:
                 continue
             found.add(current)
             stack.extend(node.terms)
-        return tuple(node for node in self.graph.linear() if node.output in found)
+        return tuple(node for output in sorted(found, key=self.order.__getitem__) if isinstance(node := self.graph.nodes[output], Linear))
 
     def _refusals(self, folds: tuple[Fold, ...]) -> list[Refusal]:
         gone = {node.output for fold in folds for node in fold.nodes if node.output not in self.forms}
@@ -335,17 +336,17 @@ def _multiply_adds(mapped: Map, output: Value, root: Value) -> int:
         return 0 if mapped.is_identity else math.prod(output.example)
     if isinstance(mapped, Selection):
         return 0
-    upsampled = any(window.upsample > 1 for window in mapped.stencil.windows)
-    if upsampled:
-        stencil = mapped.stencil
+    stencil = mapped.stencil
+    if stencil.is_upsampled:
         return math.prod(root.example) * stencil.out_channels // stencil.groups * math.prod(stencil.taps)
-    return math.prod(output.example) * mapped.stencil.fan_in
+    return math.prod(output.example) * stencil.fan_in
 
 
-def _symbols(mapped: Map) -> list[str]:
-    if isinstance(mapped, Scalar):
-        return []
-    symbol = getattr(mapped, "symbol", None)
-    if symbol is None:
-        return []
-    return [symbol, *_symbols(mapped.left), *_symbols(mapped.right)]  # type: ignore[attr-defined]
+def _laws(mapped: Map) -> set[str]:
+    """The laws by which a map was made of others."""
+    match mapped:
+        case Sum():
+            return {"sum", *_laws(mapped.left), *_laws(mapped.right)}
+        case Chain():
+            return {"composition", *_laws(mapped.left), *_laws(mapped.right)}
+    return set()

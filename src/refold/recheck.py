@@ -12,6 +12,7 @@ from refold.agreement import Agreement, as_inputs, channels_of, measure_agreemen
 from refold.certificates import demand_file, demand_weights, find, summarized, weights_of
 from refold.datasets import Dataset
 from refold.errors import FoldError
+from refold.locate import Departure, locate
 from refold.models import NamedModel, make_inputs, pair_up, read_model
 from refold.verification import Certificate
 
@@ -22,13 +23,15 @@ FILES = (".pt2", ".onnx", ".safetensors")
 class Pair:
     """Two models to compare, as files or factories name them.
 
-    `example` are inputs for both; `certified` says in one line what certificate they satisfy, None where there is none.
+    `example` are inputs for both; `certified` says in one line what certificate they satisfy, None where there is none; `read` is the
+    second model as it was read.
     """
 
     original: NamedModel
     folded: NamedModel
     example: Any
     certified: str | None
+    read: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Findings:
     certificate: Certificate
     agreement: Agreement | None = None
     at_worst: Certificate | None = None
+    departure: Departure | None = None
 
     @property
     def passed(self) -> bool:
@@ -68,6 +72,7 @@ class Findings:
             "passed": self.passed,
             "certified": self.pair.certified,
             "data": None if self.agreement is None else self.agreement.to_dict(),
+            "departure": None if self.departure is None else self.departure.to_dict(),
             "furthest_apart": None if self.at_worst is None else self.at_worst.to_dict(),
         }
 
@@ -75,7 +80,8 @@ class Findings:
         lines = [] if self.pair.certified is None else [self.pair.certified]
         if self.agreement is not None and self.at_worst is not None:
             lines += [str(self.agreement), "where they are furthest apart:", str(self.at_worst), "on example inputs:"]
-        return "\n".join([*lines, str(self.certificate)])
+        found = [] if self.departure is None else [str(self.departure)]
+        return "\n".join([*lines, str(self.certificate), *found])
 
 
 def read_pair(
@@ -106,8 +112,9 @@ def read_pair(
         say("hashing weights")
         demand_weights(found, "original", original, weights_of(first.model))
         demand_weights(found, "output", folded, weights_of(folded_weights or second.model))
+    read = second.model
     first, second = pair_up(first, second)
-    return Pair(first, second, inputs(first), None if found is None else summarized(found))
+    return Pair(first, second, inputs(first), None if found is None else summarized(found), read)
 
 
 def inputs_for(named: NamedModel, shapes: Sequence[str], file: Path | None, dtype: str | None, data: Dataset | None) -> Any:
@@ -127,6 +134,16 @@ def compare_over(findings: Findings, data: Dataset, progress: Callable[[int], No
     first, second = findings.pair.original.model, findings.pair.folded.model
     agreement = measure_agreement(first, second, data, progress=progress)
     return replace(findings, agreement=agreement, at_worst=folding.verify(first, second, as_inputs(first, agreement.worst)))
+
+
+def find_departure(findings: Findings) -> Findings:
+    """Find where the second model leaves the first, on the inputs that showed that it does; nothing where both are the same function."""
+    if findings.passed:
+        return findings
+    pair, inputs = findings.pair, findings.pair.example
+    if findings.certificate.passed and findings.agreement is not None:
+        inputs = as_inputs(pair.original.model, findings.agreement.worst)
+    return replace(findings, departure=locate(pair.original.model, pair.read, inputs))
 
 
 def open_data(path: Path, batch: int, skip_bad: bool, named: NamedModel) -> Dataset:

@@ -155,7 +155,7 @@ def test_sum_of_constants_that_differ_in_a_small_channel_alone() -> None:
     """Each channel has its own scale, and float32 weights are no reason to take 1 for 1.02."""
     left = convolution(numbers(1, 2, 2, 3), padding=1, fill=np.array([1e6, 1.0]))
     right = convolution(numbers(2, 2, 2, 3), padding=1, fill=np.array([1e6, 1.02]))
-    reason = add_formulas(Leaf(left, rounding=2.0**-24), Leaf(right, rounding=2.0**-24), (None,))
+    reason = add_formulas(Leaf(left), Leaf(right), (None,))
     assert isinstance(reason, Obstruction)
 
 

@@ -32,6 +32,8 @@ class Stencil:
     mode: Mode = "constant"
 
     def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise AlgebraError(f"`groups` (={self.groups}) must be at least 1")
         for name in ("in_channels", "out_channels"):
             channels = getattr(self, name)
             if channels < 1 or channels % self.groups:
@@ -51,6 +53,11 @@ class Stencil:
     def is_pointwise(self) -> bool:
         """Whether each position of the output reads the same position of the input alone."""
         return all(window.is_point for window in self.windows)
+
+    @property
+    def is_upsampled(self) -> bool:
+        """Whether the items of the input lie apart on some axis, as a transposed convolution reads them."""
+        return any(window.upsample > 1 for window in self.windows)
 
     @property
     def moves_channels_alone(self) -> bool:

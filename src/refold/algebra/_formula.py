@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, TypeAlias
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from refold.algebra import _kernels
 from refold.algebra._affine import AffineConv, Array, Mode, Obstruction, Sizes, Stencil
@@ -33,7 +33,6 @@ class Formula(ABC):
 
     stencil: Stencil
     fill: Array | None
-    rounding: float
 
     def level(self, constant: Array | None) -> Array:
         """The output, (out,) in float64, for an input that is one constant in each channel: (in,), or None for zeros."""
@@ -97,9 +96,9 @@ class Formula(ABC):
         for start in range(0, stencil.out_channels, rows):
             part = self.block(range(start, min(start + rows, stencil.out_channels)), memo)
             if kernel is None:
-                xp, device = array_namespace(part.kernel), part.kernel.device
-                kernel = xp.empty((stencil.out_channels, stencil.in_channels, *stencil.taps), dtype=dtype, device=device)
-                bias = xp.empty((stencil.out_channels,), dtype=dtype, device=device)
+                xp, place = array_namespace(part.kernel), {"dtype": dtype, "device": device(part.kernel)}
+                kernel = xp.empty((stencil.out_channels, stencil.in_channels, *stencil.taps), **place)
+                bias = xp.empty((stencil.out_channels,), **place)
             stop = start + part.out_channels
             kernel[start:stop, ...] = part.kernel
             bias[start:stop] = part.bias
@@ -113,7 +112,6 @@ class Leaf(Formula):
     value: AffineConv
     names: tuple[str, ...] = ()
     origin: Hashable = None
-    rounding: float = 2.0**-53
 
     @cached_property
     def stencil(self) -> Stencil:  # type: ignore[override]
@@ -143,7 +141,7 @@ class Leaf(Formula):
     def linear_part(self) -> Formula:
         value = self.value
         bare = AffineConv(value.kernel, 0 * value.bias, value.windows, value.groups, value.mode)
-        return Leaf(bare, self.names, None if self.origin is None else ("linear part", self.origin), self.rounding)
+        return Leaf(bare, self.names, None if self.origin is None else ("linear part", self.origin))
 
     def _level(self, constant: Array | None) -> Array:
         bias = _kernels.to_float64(self.value.bias)
@@ -172,10 +170,6 @@ class _Pair(Formula):
     @cached_property
     def depth(self) -> int:
         return 1 + max(self.left.depth, self.right.depth)
-
-    @cached_property
-    def rounding(self) -> float:  # type: ignore[override]
-        return max(self.left.rounding, self.right.rounding)
 
     @cached_property
     def key(self) -> Hashable:
@@ -341,7 +335,7 @@ def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruct
     for window_b, window_a in zip(b.windows, a.windows, strict=True):
         if window_b.upsample > 1 and not window_a.is_point:
             return Obstruction(law, f"a transposed convolution of stride {window_b.upsample} follows a window", "keep the two apart")
-    if any(window.upsample > 1 for window in b.windows) and not _is_zero(first.level(None)):
+    if b.is_upsampled and not _is_zero(first.level(None)):
         return Obstruction(
             law,
             "a transposed convolution puts zeros between its items, where the first map would put its bias",

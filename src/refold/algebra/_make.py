@@ -147,14 +147,20 @@ def average_pool(
     like: Array,
     *,
     stride: Sequence[int] | None = None,
-    padding: Sequence[int] | Padding = 0,  # type: ignore[assignment]
+    padding: int | Sequence[int] | Padding = 0,
+    dilation: int | Sequence[int] = 1,
     divisor: float | None = None,
 ) -> AffineConv:
-    """Average pooling that counts its zero padding: each tap 1 / kernel area or 1 / `divisor`. The stride is the kernel size by default."""
+    """Average pooling that counts its zero padding: each tap 1 / kernel area or 1 / `divisor`. The stride is the kernel size by default.
+
+    >>> import numpy as np
+    >>> average_pool(2, (2, 2), np.zeros(0)).kernel[:, 0].tolist()
+    [[[0.25, 0.25], [0.25, 0.25]], [[0.25, 0.25], [0.25, 0.25]]]
+    """
     xp = array_namespace(like)
     taps = tuple(kernel_size)
     kernel = xp.full((channels, 1, *taps), 1 / (divisor or math.prod(taps)), dtype=xp.float64, device=device(like))
-    return convolution(kernel, stride=taps if stride is None else stride, padding=padding, groups=channels)
+    return convolution(kernel, stride=taps if stride is None else stride, padding=padding, dilation=dilation, groups=channels)
 
 
 def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:

@@ -43,7 +43,6 @@ class Selection(Formula):
         return Stencil(self.channels, len(self.sources), 1, (Window(1),) * self.rank)
 
     fill = None
-    rounding = 2.0**-53
 
     @property
     def anywhere(self) -> Array:

@@ -30,6 +30,8 @@ FEWEST = 5
 """Turns that are measured however long they take."""
 WARM_UP = 0.1
 """Share of the measuring time that is spent on turns that do not count, one at least."""
+WARM = 2.0
+"""Seconds after which everything is warm."""
 PROFILED = 10
 """Runs that times of layers are the mean of."""
 
@@ -167,8 +169,8 @@ class _Cell:
         clock = time.perf_counter
         self.progress(f"{self._name}: measuring")
         with _without_collection():
-            for share, fewest in ((WARM_UP, 1), (1.0, FEWEST)):
-                turns, end = 0, clock() + share * seconds
+            for duration, fewest in ((min(WARM_UP * seconds, WARM), 1), (seconds, FEWEST)):
+                turns, end = 0, clock() + duration
                 for form in forms:
                     form.times.clear()
                 while forms and (turns < fewest or clock() < end):

@@ -113,6 +113,34 @@ def test_what_is_computed_is_rounded_once(dtype: torch.dtype, seed: int) -> None
     assert bool(((kernel.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() * (1 + 2**-10)).all())
 
 
+def test_weights_may_be_computed_in_many_steps(seed: int) -> None:
+    """Neither the depth of the calls nor the number of ways from a parameter to a weight (here 2 to the 400th) stands in the way."""
+
+    def kernel(net: Any) -> Tensor:
+        w = net.w
+        for _ in range(400):
+            w = w * 0.25 + w * 0.75
+        result: Tensor = w
+        return result
+
+    model = settled(Net(lambda s, x: s.n(F.conv2d(x, kernel(s))), w=weight(6, 4, 1, 1), n=nn.BatchNorm2d(6)))
+    x = noise(2, 4, 5, 5)
+    result = refold.fold(model, (x,))
+    assert left(result.model) == ["Conv2d"]
+    (fold,) = result.report.folds
+    assert (fold.before.operators, fold.after.operators) == (2 + 3 * 400, 1)
+    assert fold.sources[0] == "w"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_scaled_product_is_rounded_once(dtype: torch.dtype, seed: int) -> None:
+    model = settled(Net(lambda s, x: torch.addmm(s.b, x, s.w, alpha=0.3, beta=0.7) * 1.1, w=weight(4, 6), b=weight(6)), dtype)
+    wide = {name: tensor.double() for name, tensor in model.named_parameters()}
+    folded = refold.fold(model, (noise(2, 4, dtype=dtype),)).model
+    for tensor, exact in zip(folded.parameters(), (wide["w"].T * 0.3 * 1.1, wide["b"] * 0.7 * 1.1), strict=True):
+        assert bool(((tensor.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() * (1 + 2**-10)).all())
+
+
 def test_an_original_holds_constants_of_complex_numbers(seed: int) -> None:
     tone = nn.Parameter(torch.randn(1, 6, 1, 1, dtype=torch.complex128))
     model = Net(lambda s, x: torch.view_as_real(torch.fft.rfft2(s.a(x)) * s.p))

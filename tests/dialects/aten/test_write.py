@@ -174,9 +174,9 @@ def test_it_exports_to_onnx(original: Small, folded: Any, tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_it_compiles(folded: Any) -> None:
-    compiled = torch.compile(folded, backend="eager", fullgraph=True)
+    compiled: Any = torch.compile(folded, backend="eager", fullgraph=True)
     assert distance(folded(noise(*SHAPE)).detach(), compiled(noise(*SHAPE)).detach()) < EXACT
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
 
 
 def test_channels_last_stays(original: Small) -> None:

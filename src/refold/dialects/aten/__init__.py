@@ -6,6 +6,7 @@ from refold.dialects.aten._model import AtenDeployed, AtenModel, compare
 from refold.dialects.aten._save import save
 from refold.dialects.aten._stream import as_inputs, runner
 from refold.dialects.aten._trace import evaluating
+from refold.dialects.aten._walk import walk
 
 __all__ = [
     "AtenDeployed",
@@ -19,5 +20,6 @@ __all__ = [
     "runner",
     "save",
     "stored_weights",
+    "walk",
     "weights",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Container, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Constants:
                 self._given[spec.arg.name] = (spec.target, _stored(program, spec.target))
         self._constant: set[str] = set()
         self._computed: dict[str, Any] = {}
+        self._keys: dict[Hashable, int] = {}
+        self._numbers: dict[str, int] = {}
         for node in program.graph.nodes:
             if self._is_constant(node):
                 self._constant.add(node.name)
@@ -47,11 +49,13 @@ class Constants:
 
     def value(self, node: torch.fx.Node) -> Any:
         """The tensor: a parameter as it is stored, or what is computed from parameters, in float64."""
-        if node.op == "placeholder":
-            return self._given[node.name][1]
-        if node.name not in self._computed:
-            self._computed[node.name] = evaluate(node, lambda one: widened(self.value(one)))
-        return self._computed[node.name]
+        for one in self._made_of(node, self._computed):
+            if one.op != "placeholder":
+                self._computed[one.name] = evaluate(one, lambda below: widened(self._at_hand(below)))
+        return self._at_hand(node)
+
+    def _at_hand(self, node: torch.fx.Node) -> Any:
+        return self._given[node.name][1] if node.op == "placeholder" else self._computed[node.name]
 
     def forget(self) -> None:
         """Let go of what was computed."""
@@ -59,39 +63,48 @@ class Constants:
 
     def sources(self, node: object) -> tuple[str, ...]:
         """Names of the parameters and buffers that it hangs on."""
-        if node not in self or not isinstance(node, torch.fx.Node):
-            return ()
-        if node.op == "placeholder":
-            return (self._given[node.name][0],)
-        found: dict[str, None] = {}
-        for one in node.all_input_nodes:
-            found.update(dict.fromkeys(self.sources(one)))
-        return tuple(found)
+        return tuple(dict.fromkeys(self._given[one.name][0] for one in self._made_of(node) if one.op == "placeholder"))
 
     def operators(self, node: object) -> int:
         """Operators of the graph that work it out."""
-        seen: set[str] = set()
-
-        def visit(one: object) -> None:
-            if isinstance(one, torch.fx.Node) and self.is_computed(one) and one.name not in seen:
-                seen.add(one.name)
-                for below in one.all_input_nodes:
-                    visit(below)
-
-        visit(node)
-        return len(seen)
+        return sum(one.op != "placeholder" for one in self._made_of(node))
 
     def key(self, value: object) -> Hashable:
         """Equal for arguments that stand for the same numbers."""
         if isinstance(value, torch.fx.Node):
-            if value.op == "placeholder":
-                return ("tensor", id(self._given[value.name][1]))
-            return (str(value.target), self.key(value.args), self.key(value.kwargs))
+            for one in self._made_of(value, self._numbers):
+                key: Hashable = (
+                    ("tensor", id(self._given[one.name][1]))
+                    if one.op == "placeholder"
+                    else (str(one.target), self.key(one.args), self.key(one.kwargs))
+                )
+                self._numbers[one.name] = self._keys.setdefault(key, len(self._keys))
+            return ("constant", self._numbers[value.name])
         if isinstance(value, Mapping):
             return tuple((name, self.key(one)) for name, one in value.items())
         if isinstance(value, (list, tuple)):
             return tuple(self.key(one) for one in value)
         return repr(value)
+
+    def _made_of(self, node: object, known: Container[str] = ()) -> list[torch.fx.Node]:
+        """The constant nodes that a constant hangs on, itself the last, each once and behind those that it reads; none that are `known`.
+
+        A loop, since computed weights may hang on one another deeper than calls may go.
+        """
+        found: dict[torch.fx.Node, None] = {}
+        stack = [node] if isinstance(node, torch.fx.Node) and node in self else []
+        while stack:
+            one = stack[-1]
+            missing = (
+                [] if one.name in known else [below for below in one.all_input_nodes if below not in found and below.name not in known]
+            )
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if one.name not in known:
+                found[one] = None
+        return list(found)
 
     def _is_constant(self, node: torch.fx.Node) -> bool:
         if node.op == "placeholder":

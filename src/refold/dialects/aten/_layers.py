@@ -27,7 +27,7 @@ class AtenTarget:
             return 1
         if stencil.rank > 3 or dimensions not in (stencil.rank + 1, stencil.rank + 2):
             return None
-        if _is_upsampled(stencil):
+        if stencil.is_upsampled:
             return 1 if formula.fill is None and _transposed_padding(stencil) is not None else None
         if formula.fill is not None and not bool((formula.fill == formula.fill[0]).all()):
             return None
@@ -79,7 +79,7 @@ def make_layer(value: AffineConv, *, trainable: bool, channels_last: bool) -> La
     kernel = value.kernel
     if stencil.rank == 0:
         module: nn.Module = nn.Linear(stencil.in_channels, stencil.out_channels, **options)
-    elif _is_upsampled(stencil):
+    elif stencil.is_upsampled:
         padding = _transposed_padding(stencil)
         assert padding is not None
         kernel = transposed_kernel(value)
@@ -130,10 +130,6 @@ def _pad_in_front(value: AffineConv) -> Pad:
     pads: Sequence[int] = [side for window in reversed(value.windows) for side in (window.before, window.after)]
     level = float(value.fill[0]) if value.fill is not None else None
     return Pad(tuple(pads), value.mode, level)
-
-
-def _is_upsampled(stencil: Stencil) -> bool:
-    return any(window.upsample > 1 for window in stencil.windows)
 
 
 def _is_symmetric(stencil: Stencil) -> bool:

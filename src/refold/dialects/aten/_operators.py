@@ -111,8 +111,10 @@ def _addmm(call: Call) -> Reading | Obstruction | None:
     bias, weight = call["self"], call["mat2"]
     if bias not in call.constants or weight not in call.constants or len(bias.meta["val"].shape) != 1:
         return None
-    value = algebra.linear(call["alpha"] * call.constants.value(weight).T, call["beta"] * call.constants.value(bias))
-    return Reading({call["mat1"]: call.leaf(value, (weight, bias), call["alpha"], call["beta"])}, value.kernel.numel())
+    alpha, beta = call["alpha"], call["beta"]
+    kernel, offset = call.constants.value(weight).T, call.constants.value(bias)
+    value = algebra.linear(kernel if alpha == 1 else alpha * kernel.double(), offset if beta == 1 else beta * offset.double())
+    return Reading({call["mat1"]: call.leaf(value, (weight, bias), alpha, beta)}, kernel.numel())
 
 
 @reads("aten.mm.default", "aten.matmul.default")

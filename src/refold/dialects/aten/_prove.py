@@ -28,9 +28,10 @@ def region_evidence(
     The sizes are the smallest at which every border case occurs, or those of the example where the original region does not run there.
     """
     nodes = {node.name: node for node in program.graph.nodes}
+    order = {name: position for position, name in enumerate(nodes)}
     for fold in folds:
         generator = torch.Generator().manual_seed(seed)
-        region = _region(nodes[fold.value], fold, constants)
+        region = _region(nodes[fold.value], fold, constants, order)
         dtype = nodes[fold.value].meta["val"].dtype
         rounding = torch.finfo(dtype).eps / 2
         examples = {root: tuple(example(size) for size in nodes[root].meta["val"].shape) for root in fold.form}
@@ -57,7 +58,7 @@ def region_evidence(
         )
 
 
-def _region(end: fx.Node, fold: Fold, constants: Constants) -> list[fx.Node]:
+def _region(end: fx.Node, fold: Fold, constants: Constants, order: Mapping[str, int]) -> list[fx.Node]:
     """The nodes from the roots to the value, in order."""
     found: dict[str, fx.Node] = {}
     stack = [end]
@@ -68,7 +69,7 @@ def _region(end: fx.Node, fold: Fold, constants: Constants) -> list[fx.Node]:
         found[node.name] = node
         if _hint(node) is None:
             stack.extend(node.all_input_nodes)
-    return [node for node in end.graph.nodes if node.name in found]
+    return sorted(found.values(), key=lambda node: order[node.name])
 
 
 def _hint(node: fx.Node) -> int | None:

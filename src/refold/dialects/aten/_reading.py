@@ -60,10 +60,8 @@ class Call:
         for array in (value.kernel, value.bias):
             if not is_finite(array):
                 raise _not_finite(self, names)
-        precisions = [tensor.meta["val"].dtype for tensor in tensors if isinstance(tensor, Node)]
-        eps = max((torch.finfo(dtype).eps for dtype in precisions if dtype.is_floating_point), default=2.0**-52)
         origin = (str(self.node.target), *(self.constants.key(tensor) for tensor in tensors), repr(key))
-        return Leaf(value, names, origin, eps / 2)
+        return Leaf(value, names, origin)
 
 
 def _not_finite(call: Call, names: Sequence[str]) -> FoldError:

@@ -61,10 +61,11 @@ class _Writer:
     def write(self, plan: Plan) -> Written:
         order = list(self.program.graph.nodes)
         traced = {node.name: node.meta.get("val") for node in order}
+        channels_last = any(map(_is_channels_last, self.program.state_dict.values()))
         folds: dict[str, Fold] = {}
         refusals = []
         for fold in plan.folds:
-            refusal = self._make_layers(fold, traced[fold.value].dtype)
+            refusal = self._make_layers(fold, traced[fold.value].dtype, channels_last)
             if refusal is None:
                 folds[fold.value] = fold
             else:
@@ -72,9 +73,10 @@ class _Writer:
         live = _live(order, folds)
         specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
         kept = {str(specs[name].target) for name in live if name in specs and specs[name].kind != InputKind.USER_INPUT}
+        taken = kept | {name[:at] for name in kept for at, sign in enumerate(name) if sign == "."}
         for fold in folds.values():
             if fold.value in live:
-                self._place_layers(fold, traced[fold.value].dtype, kept)
+                self._place_layers(fold, traced[fold.value].dtype, taken)
         self._inputs(order, specs)
         for node in order:
             if node.name in self.nodes:
@@ -108,7 +110,7 @@ class _Writer:
             self.root.add_module(GUARD, SizeGuard(self.conditions, names))
             self.graph.call_module(GUARD, tuple(self.nodes[name] for name in names))
 
-    def _make_layers(self, fold: Fold, dtype: torch.dtype) -> Refusal | None:
+    def _make_layers(self, fold: Fold, dtype: torch.dtype, channels_last: bool) -> Refusal | None:
         for mapped in fold.form.values():
             if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.layers:
                 continue
@@ -123,26 +125,21 @@ class _Writer:
                 )
             state = self.program.state_dict
             trainable = any(state[name].requires_grad for leaf in mapped.leaves() for name in leaf.names if name in state)
-            self.layers[mapped.key, dtype] = make_layer(value, trainable=trainable, channels_last=self._is_channels_last())
+            self.layers[mapped.key, dtype] = make_layer(value, trainable=trainable, channels_last=channels_last)
         return None
 
-    def _is_channels_last(self) -> bool:
-        return any(
-            tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-            for tensor in self.program.state_dict.values()
-        )
-
-    def _place_layers(self, fold: Fold, dtype: torch.dtype, kept: set[str]) -> None:
+    def _place_layers(self, fold: Fold, dtype: torch.dtype, taken: set[str]) -> None:
+        """Attach the layers of a fold under paths that are not `taken`, neither by what is kept and its folders nor by other layers."""
         for mapped in fold.form.values():
             if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.paths:
                 continue
             path = _path(mapped, fold.value)
-            taken = {*self.paths.values()}
-            if any(name == path or name.startswith(f"{path}.") for name in kept):
+            if path in taken and path not in self.paths.values():
                 path = f"{path}.folded"
             base, number = path, 1
-            while path in taken or any(name == path for name in kept):
+            while path in taken:
                 path, number = f"{base}_{number}", number + 1
+            taken.add(path)
             self.paths[mapped.key, dtype] = path
             _attach(self.root, path, self.layers[mapped.key, dtype].module)
 
@@ -225,6 +222,10 @@ def _live(order: Sequence[fx.Node], folds: dict[str, Fold]) -> set[str]:
             live.add(name)
             stack.extend(folds[name].form if name in folds else (one.name for one in by_name[name].all_input_nodes))
     return live
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _path(mapped: Map, fallback: str) -> str:

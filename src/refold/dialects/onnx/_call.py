@@ -15,7 +15,7 @@ from refold.algebra import AffineConv, Leaf, Obstruction
 from refold.dialects.onnx._constants import QUANTIZED, Constants
 from refold.dialects.onnx._scopes import Equalities, Scope, Size, Typed, same_shape
 from refold.dialects.onnx._tensors import Array
-from refold.errors import AlgebraError, FoldError, GeometryError
+from refold.errors import FoldError
 from refold.graph import Map
 
 Terms: TypeAlias = "dict[str, Map]"
@@ -95,11 +95,9 @@ class Call:
 
     def leaf(self, value: AffineConv, names: Sequence[str], *key: object) -> Leaf:
         """A map made of constants of the graph, under their names; they must be finite."""
-        given = [name for name in names if name]
-        sources = tuple(dict.fromkeys(one for name in given for one in self.constants.sources(name, self.scope)))
-        rounding = max((self.constants.rounding(name, self.scope) for name in given), default=2.0**-53)
+        sources = tuple(dict.fromkeys(one for name in names if name for one in self.constants.sources(name, self.scope)))
         origin = (self.node.op_type, *(self.constants.key(name, self.scope) if name else None for name in names), repr(key))
-        leaf = Leaf(value, sources, origin, rounding)
+        leaf = Leaf(value, sources, origin)
         if not (math.isfinite(leaf.peak) and bool(np.isfinite(value.bias).all())):
             raise self.not_finite(sources)
         return leaf
@@ -146,5 +144,5 @@ def reads(*operators: str) -> Callable[[Reader], Reader]:
     return register
 
 
-MISREAD = (GeometryError, AlgebraError, ValueError, IndexError, TypeError, OverflowError)
+MISREAD = (ValueError, IndexError, TypeError, OverflowError)
 """What a reader meets on a node whose numbers do not belong together."""

@@ -132,11 +132,6 @@ class Constants:
         """Let go of what was computed."""
         self._values.clear()
 
-    def rounding(self, name: str, scope: Scope) -> float:
-        """Unit roundoff of the type that the constant has in the model."""
-        typed = scope.typed(name)
-        return FLOATS.get(typed.elem_type, 2.0**-53) if typed is not None else 2.0**-24
-
     def sources(self, name: str, scope: Scope) -> tuple[str, ...]:
         """Names of the initializers and Constant nodes that it hangs on."""
         return tuple(dict.fromkeys(leaf for leaf, _ in self._leaves(name, scope)))

@@ -33,7 +33,7 @@ class OnnxTarget:
             return 1 if dimensions == 2 or not _has_bias(formula) else 2
         if dimensions != stencil.rank + 2:
             return None
-        if _is_upsampled(stencil):
+        if stencil.is_upsampled:
             return 1 if formula.fill is None and stencil.mode == "constant" and _transposed_geometry(stencil) is not None else None
         if not _needs_pad(formula):
             return 1
@@ -79,7 +79,7 @@ class Layers:
             return self._scale(mapped, x, elem_type, value)
         if stencil.rank == 0:
             return self._linear(mapped, x, dimensions, elem_type, value)
-        if _is_upsampled(stencil):
+        if stencil.is_upsampled:
             return [self._transposed(mapped, x, elem_type, value)]
         return self._convolution(mapped, x, elem_type, value)
 
@@ -215,10 +215,6 @@ def _needs_pad(formula: Formula) -> bool:
         or formula.stencil.mode != "constant"
         or any(min(window.before, window.after) < 0 for window in formula.stencil.windows)
     )
-
-
-def _is_upsampled(stencil: Stencil) -> bool:
-    return any(window.upsample > 1 for window in stencil.windows)
 
 
 def _has_bias(formula: Formula) -> bool:

@@ -331,8 +331,7 @@ def _average_pool(call: Call) -> Reading | Obstruction | None:
             f"average pooling with padding {padding} leaves its padding out of the mean, so border and middle differ",
             "export it with count_include_pad = 1",
         )
-    kernel = np.full((channels, 1, *taps), 1 / math.prod(taps))
-    value = algebra.convolution(kernel, stride=strides, padding=padding, dilation=dilations, groups=channels)
+    value = algebra.average_pool(channels, taps, LIKE, stride=strides, padding=padding, dilation=dilations)
     if call.get("ceil_mode", 0) and not _floors_alike(value, call.spatial(x, rank)):
         return Obstruction(
             "reading", "average pooling with ceil_mode has windows that hang over the border", "use ceil_mode = 0 or a size that divides"

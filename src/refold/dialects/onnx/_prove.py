@@ -34,7 +34,7 @@ def region_evidence(
     """Each fold, run both ways."""
     owners = {scope.key(name): (scope, name) for scope in top.all() for name in scope.producers}
     stored = {tensor.name: tensor for tensor in written.skeleton.graph.initializer}
-    bench = _Bench(source, constants, graph, written, stored, seed)
+    bench = _Bench(source, constants, graph, written, stored, {key: position for position, key in enumerate(owners)}, seed)
     waiting: deque[Future[RegionEvidence]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:
         for fold in written.folds:
@@ -54,6 +54,7 @@ class _Bench:
     graph: Graph
     written: Written
     stored: Mapping[str, TensorProto]
+    order: Mapping[str, int]
     seed: int
 
     def run_both(self, fold: Fold, scope: Scope, value: str) -> RegionEvidence:
@@ -62,7 +63,7 @@ class _Bench:
         The latter where the original region does not run at the smallest, as with a slice that ends at a fixed place.
         """
         roots = {root.removeprefix(scope.prefix): root for root in fold.form}
-        region = _region(value, scope, set(roots), self.constants)
+        region = _region(value, scope, set(roots), self.constants, self.order)
         weights = {name: widened(self.constants.value(name, scope)) for name in _constants_of(region, scope, self.constants)}
         new = self.written.emitted[fold.value]
         read = dict.fromkeys(name for node in new for name in node.input if name in self.stored and name not in roots)
@@ -137,7 +138,7 @@ def _absolute(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     return result
 
 
-def _region(value: str, scope: Scope, roots: set[str], constants: Constants) -> list[NodeProto]:
+def _region(value: str, scope: Scope, roots: set[str], constants: Constants, order: Mapping[str, int]) -> list[NodeProto]:
     """The nodes from the roots to the value, in order."""
     found: set[str] = set()
     stack = [value]
@@ -147,7 +148,8 @@ def _region(value: str, scope: Scope, roots: set[str], constants: Constants) -> 
             continue
         found.add(name)
         stack.extend(one for one in scope.producers[name].input if one)
-    return [node for node in scope.graph.node if any(name in found for name in node.output)]
+    makers = (scope.producers[name] for name in sorted(found, key=lambda name: order[scope.key(name)]))
+    return list({id(node): node for node in makers}.values())
 
 
 def _constants_of(region: Sequence[NodeProto], scope: Scope, constants: Constants) -> list[str]:
