@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -303,6 +304,28 @@ def test_a_damaged_text_within_is_found(folder: Path) -> None:
     result = refold_("verify", "nets:block", "a.pt2")
     assert result.exit_code == 3
     assert "Error: the certificate in a.pt2 is damaged: Bad CRC-32" in result.stderr
+
+
+def test_a_field_of_the_text_within_is_found(folder: Path) -> None:
+    (folder / "b.certificate.json").unlink()
+    data = (folder / "b.onnx").read_bytes()
+    (folder / "b.onnx").write_bytes(data.replace(b'"seed": 20261', b'"seed": 20262'))
+    result = refold_("verify", "nets:block", "b.onnx")
+    assert result.exit_code == 3
+    assert "Error: the certificate in b.onnx has been changed since it was written" in result.stderr
+
+
+def test_numbers_that_json_does_not_know_become_text() -> None:
+    sealed = certificates.seal({"format": certificates.FORMAT, "bound": float("inf")})
+    assert sealed["bound"] == "Infinity"
+    assert certificates.load(certificates.dump(sealed), "it") == sealed
+
+
+def test_files_of_onnx_are_verified_without_torch(folder: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None\nfrom refold.cli import main\nmain(['verify', 'wide.onnx', 'd.onnx'])"
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "these are the weights that were certified" in result.stdout
 
 
 def test_a_certificate_of_other_files(folder: Path) -> None:

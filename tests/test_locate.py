@@ -363,6 +363,9 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     same = CliRunner().invoke(main, ["verify", "faulty:right", "faulty:right", "--locate", "--json"])
     assert (same.exit_code, json.loads(same.stdout)["departure"]) == (0, None)
     sys.modules.pop("faulty", None)
+    onnx = CliRunner().invoke(main, ["verify", "faulty:right", "a.onnx", "--locate"])
+    assert onnx.exit_code == 2
+    assert "Error: --locate compares the values of PyTorch models alone, and a.onnx is an ONNX file; name the modules" in onnx.stderr
 
 
 def test_what_only_the_data_shows_is_found_on_the_data(tmp_path: Path) -> None:

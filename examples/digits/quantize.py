@@ -62,8 +62,7 @@ def train(network: nn.Module, digits: Digits, epochs: int, console: Console, fam
 @torch.inference_mode()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The share of images that are taken for what they are."""
-    right: Tensor = network(images).argmax(1) == labels
-    return float(right.double().mean())
+    return float((network(images).argmax(1) == labels).double().mean())
 
 
 def table(results: dict[str, tuple[float, QuantizationReport]]) -> Table:
@@ -79,7 +78,7 @@ def table(results: dict[str, tuple[float, QuantizationReport]]) -> Table:
 
     def median(report: QuantizationReport, side: str, name: str) -> float:
         figures = [one for region in report.regions for one in (region.before if side == "before" else (region.after,))]
-        return statistics.median(getattr(one, name) for one in figures)
+        return float(statistics.median(getattr(one, name) for one in figures))
 
     shown.add_row("held-out accuracy, float", *(f"{share:.2%}" for share, _ in results.values()))
     shown.add_section()

@@ -115,7 +115,7 @@ def _distance(one: NDArray[Any], other: NDArray[Any]) -> float:
     with np.errstate(invalid="ignore"):
         apart = np.abs(first - second)
     apart = np.where((first == second) | (np.isnan(first) & np.isnan(second)), 0.0, apart)
-    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def _scale(array: NDArray[Any]) -> float:

@@ -117,8 +117,8 @@ def compose(proof: Proof, file: str, weights: Weights) -> dict[str, Any]:
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the hash over it, in the place of one that it had."""
-    bare = json.loads(json.dumps({name: value for name, value in content.items() if name != "sha256"}))
+    """The content with the hash over it, in the place of one that it had; numbers that JSON does not know become text."""
+    bare = json.loads(json.dumps({name: value for name, value in content.items() if name != "sha256"}), parse_constant=str)
     return {**bare, "sha256": hashlib.sha256(_canonical(bare)).hexdigest()}
 
 

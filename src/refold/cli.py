@@ -277,7 +277,8 @@ def verify(
             opened.extend([] if data is None else [open_data(data, batch, skip_bad, named)])
             return inputs_for(named, shapes, inputs, dtype, opened[0] if opened else None)
 
-        pair = read_pair(original, folded, weights=weights, folded_weights=folded_weights, certificate=certificate, inputs=example, say=say)
+        of_b = {"folded_weights": folded_weights, "certificate": certificate}
+        pair = read_pair(original, folded, weights=weights, **of_b, inputs=example, locating=locate, say=say)
         say("comparing")
         found = compare(pair)
     for dataset in opened:

@@ -18,4 +18,4 @@ class FoldError(RefoldError):
 
 
 class VerificationError(RefoldError):
-    """A result that is not the same function as its original; nothing of it has been written."""
+    """A result that is not the same function as its original, of which nothing has been written; or files that are not those certified."""

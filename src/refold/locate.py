@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from refold.errors import FoldError
 from refold.verification import FACTOR
 
-REACH = 48
+REACH = 32
 """Operators behind the last match that are looked at."""
 TRIED = 3
 """Departing values in a row that a cause is looked for."""
@@ -169,7 +169,7 @@ def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:
     with np.errstate(invalid="ignore"):
         apart = np.abs(one - other)
     apart = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, apart)
-    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def _lost(second: Walk, matches: Collection[str]) -> list[str]:

@@ -39,8 +39,9 @@ class KernelFigures:
 
     `largest` is the largest absolute number, `smallest_channel` the smallest of what the output channels have for their largest;
     `kurtosis` is 3 for a normal distribution and higher the longer the tails are, NaN where all numbers are one. `per_tensor` and
-    `per_channel` are the signal-to-noise ratio of the rounded kernel in dB, with one scale for all or one for each output channel;
-    infinite where nothing is rounded.
+    `per_channel` are the signal-to-noise ratio of the rounded kernel in dB, with one scale for all or one for each output channel; the
+    latter is of the mean noise of the channels as shares of their signals, which a scale of the channels, as of batch norm, leaves alone.
+    Infinite where nothing is rounded.
     """
 
     name: str
@@ -57,19 +58,18 @@ class KernelFigures:
 
         >>> figures = KernelFigures.of("layer", np.array([[127.0, 63.5], [1.0, 0.5]]))
         >>> figures.largest, figures.smallest_channel, round(figures.per_tensor, 1), round(figures.per_channel, 1)
-        (127.0, 1.0, 46.0, 49.1)
+        (127.0, 1.0, 46.1, 49.1)
         """
         wide = np.asarray(kernel, np.float64)
         largest = np.abs(wide).reshape(len(wide), -1).max(axis=1, initial=0.0)
-        by_channel = largest.reshape(-1, *[1] * (wide.ndim - 1))
         return cls(
             name,
             tuple(wide.shape),
             float(largest.max(initial=0.0)),
             float(largest.min(initial=math.inf)),
             _kurtosis(wide),
-            _noise_ratio(wide, by_channel.max(initial=0.0, keepdims=True)),
-            _noise_ratio(wide, by_channel),
+            _decibels([_noise(wide, largest.max(initial=0.0))]),
+            _decibels([_noise(channel, top) for channel, top in zip(wide, largest, strict=True)]),
         )
 
 
@@ -275,11 +275,18 @@ def _kurtosis(kernel: NDArray[Any]) -> float:
     return float((centred**4).mean()) / variance**2 if variance else math.nan
 
 
-def _noise_ratio(kernel: NDArray[Any], largest: NDArray[Any]) -> float:
-    """Signal-to-noise ratio in dB of rounding to steps of `largest / 127`."""
-    step = np.where(largest == 0, 1.0, largest / LEVELS)
-    noise = float(((np.rint(kernel / step) * step - kernel) ** 2).sum())
-    return 10 * math.log10(float((kernel**2).sum()) / noise) if noise else math.inf
+def _noise(kernel: NDArray[Any], largest: float) -> float:
+    """The noise of rounding to steps of `largest / 127`, as a share of the signal."""
+    signal = float((kernel**2).sum())
+    if not signal:
+        return 0.0
+    step = largest / LEVELS
+    return float(((np.rint(kernel / step) * step - kernel) ** 2).sum()) / signal
+
+
+def _decibels(noises: Sequence[float]) -> float:
+    mean = sum(noises) / max(1, len(noises))
+    return -10 * math.log10(mean) if mean else math.inf
 
 
 def _table(regions: Sequence[Region]) -> Iterator[str]:

@@ -44,6 +44,12 @@ def test_stencils_of_channels_that_groups_do_not_divide(channels: tuple[int, int
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("groups", [0, -2])
+def test_stencils_of_no_groups(groups: int) -> None:
+    with pytest.raises(AlgebraError, match=rf"`groups` \(={groups}\) must be at least 1"):
+        Stencil(4, 4, groups, ())
+
+
 def test_a_value_is_frozen() -> None:
     value = convolution(np.ones((2, 2, 3)))
     with pytest.raises(FrozenInstanceError):

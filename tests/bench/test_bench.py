@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -293,6 +295,35 @@ def test_a_network_on_another_device_is_refused(x: Tensor) -> None:
     result = bench([nn.Conv2d(3, 4, 3, device="meta")], x, engines=["torch"], seconds=SHORT)
     assert result.measurements == []
     assert any("this network lies on meta; move it with .cpu()" in one.message for one in result.failures)
+
+
+def test_without_torch_an_onnx_file_is_measured_all_the_same(file: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy\nfrom refold.bench import bench\n"
+        f"result = bench([{str(file)!r}], numpy.zeros((1, 3, 8, 8), numpy.float32), engines=['torch', 'onnxruntime'], seconds=0.02)\n"
+        "print([one.engine for one in result.measurements], result.skipped)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == """['onnxruntime'] {'torch': 'pip install "refold[torch]"'}"""
+
+
+def test_a_model_that_cannot_be_exported_is_tried_once(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
+    from refold.dialects import aten
+
+    tried: list[str] = []
+
+    def save(module: nn.Module, args: Any, kwargs: Any, path: str, kind: str) -> None:
+        tried.append(kind)
+        raise FoldError("torch.export cannot trace the model")
+
+    monkeypatch.setattr(aten, "save", save)
+    result = bench([block()], x, engines=["onnxruntime"], batches=[1, 2], seconds=SHORT)
+    assert [(one.batch, one.message) for one in result.failures] == [
+        (1, "torch.export cannot trace the model"),
+        (2, "torch.export cannot trace the model"),
+    ]
+    assert tried == ["onnx"]
 
 
 def test_every_kind_of_model_and_input(file: Path, x: Tensor) -> None:

@@ -429,10 +429,15 @@ def _is_zero(level: Array) -> bool:
 
 
 def _same_level(one: Array | None, other: Array | None) -> bool:
-    """Whether two constants a channel are one, but for the last bits of the float64 sums that they were worked out by."""
+    """Whether two constants a channel are one, but for the last bits of the float64 sums that they were worked out by.
+
+    Infinite ones (the padding of a max pooling) are one only where they are equal.
+    """
     if one is None or other is None:
         given = other if one is None else one
         return given is None or _is_zero(given)
     xp = array_namespace(one, other)
     scale = xp.max(xp.maximum(xp.abs(one), xp.abs(other)))
+    if not bool(xp.isfinite(scale)):
+        return bool(xp.all(one == other))
     return bool(xp.max(xp.abs(one - other)) <= 2.0**-49 * scale)

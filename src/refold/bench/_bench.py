@@ -241,7 +241,10 @@ def _check(engines: Sequence[str] | None, batches: Sequence[int] | None, threads
 
 
 def _is_there(engine: Engine) -> bool:
-    return importlib.util.find_spec(engine.package) is not None
+    try:
+        return importlib.util.find_spec(engine.package) is not None
+    except ValueError:  # its import is blocked
+        return False
 
 
 def _version(package: str) -> str:

@@ -39,7 +39,8 @@ class Measurement:
     """One model in one engine at one batch.
 
     `latency` is in seconds for one run; `floor` that of its convolutions and linear layers alone and `over_floor` the ratio turn by turn,
-    None where they were not measured; `peak_memory` in bytes, weights included, None where the system does not say.
+    None where they were not measured; `peak_memory` is the bytes that loading it and running it once took at their highest, weights
+    included, None where the system does not say.
     """
 
     engine: str

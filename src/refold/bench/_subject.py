@@ -19,7 +19,10 @@ from refold.models import NamedModel
 
 @dataclass(slots=True)
 class Subject:
-    """A model under its name; `module` where it is PyTorch's, `file` where it is an ONNX file or was written as one."""
+    """A model under its name; `module` where it is PyTorch's, `file` where it is an ONNX file or was written as one.
+
+    `refusal` is why it could not be written, so that it is not tried again.
+    """
 
     name: str
     folder: Path
@@ -27,6 +30,7 @@ class Subject:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     module: Any = None
     file: Path | None = None
+    refusal: FoldError | None = None
 
     @property
     def batch(self) -> int | None:
@@ -65,8 +69,14 @@ class Subject:
     def _exported(self) -> Path:
         from refold.dialects import aten
 
+        if self.refusal is not None:
+            raise self.refusal
         path = self.folder / "exported.onnx"
-        aten.save(self.module, self.args, self.kwargs, str(path), "onnx")
+        try:
+            aten.save(self.module, self.args, self.kwargs, str(path), "onnx")
+        except FoldError as error:
+            self.refusal = error
+            raise
         return path
 
     def _at(self, batch: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -18,7 +18,7 @@ from refold import algebra
 from refold.algebra import AffineConv, Leaf, Obstruction, Selection
 from refold.dialects.aten._layout import ENTRIES, find_padding
 from refold.dialects.aten._reading import Call, Reading, Terms, finite, reads
-from refold.dialects.aten._sizes import fixed, shape_of
+from refold.dialects.aten._sizes import fixed, is_same, shape_of
 from refold.geometry import Window
 from refold.graph import IDENTITY, Scalar
 
@@ -106,7 +106,7 @@ def _linear(call: Call) -> Reading | Obstruction | None:
 @reads("aten.addmm.default")
 def _addmm(call: Call) -> Reading | Obstruction | None:
     """y = beta b + alpha x W."""
-    if not call.is_activation(call["mat1"]):
+    if not call.is_activation(call["mat1"]) or isinstance(call["alpha"], Node) or isinstance(call["beta"], Node):
         return None
     bias, weight = call["self"], call["mat2"]
     if bias not in call.constants or weight not in call.constants or len(bias.meta["val"].shape) != 1:
@@ -184,13 +184,13 @@ def _add(call: Call) -> Reading | Obstruction | None:
 @reads("aten.sub.Tensor", "aten.sub.Scalar")
 def _subtract(call: Call) -> Reading | Obstruction | None:
     """y = a - alpha b."""
-    return _sum(call, call["self"], call["other"], 1.0, -call["alpha"])
+    return None if isinstance(call["alpha"], Node) else _sum(call, call["self"], call["other"], 1.0, -call["alpha"])
 
 
 @reads("aten.rsub.Tensor", "aten.rsub.Scalar")
 def _subtract_reversed(call: Call) -> Reading | Obstruction | None:
     """y = b - alpha a."""
-    return _sum(call, call["self"], call["other"], -call["alpha"], 1.0)
+    return None if isinstance(call["alpha"], Node) else _sum(call, call["self"], call["other"], -call["alpha"], 1.0)
 
 
 @reads("aten.neg.default")
@@ -218,6 +218,8 @@ def _divide(call: Call) -> Reading | Obstruction | None:
 def _add_product(call: Call) -> Reading | Obstruction | None:
     """y = a + value b c, the form that a scale and shift is written in."""
     base, x, factor, weight = call["self"], call["tensor1"], call["tensor2"], call["value"]
+    if isinstance(weight, Node):
+        return None
     if not call.is_activation(x):
         x, factor = factor, x
     product = _scaled(call, x, factor, lambda number: weight * number)
@@ -297,7 +299,7 @@ def _per_channel(call: Call, constant: object) -> float | tuple[torch.Tensor, in
 
 def _same_shape(value: Node, call: Call) -> bool:
     mine, result = value.meta["val"].shape, call.output.shape
-    return len(mine) == len(result) and all(str(a) == str(b) for a, b in zip(mine, result, strict=True))
+    return len(mine) == len(result) and all(map(is_same, mine, result))
 
 
 # ----------------------------------------------------------------------------------------------------------- pooling, padding, slicing

@@ -15,6 +15,7 @@ from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._reading import Reading, read
 from refold.dialects.aten._sizes import Symbols, example, shape_of
+from refold.errors import AlgebraError, GeometryError
 from refold.graph import Graph, Linear, Opaque, Refusal, Scalar, Value
 
 
@@ -77,10 +78,12 @@ def _reading(node: torch.fx.Node, constants: Constants) -> Reading | Obstruction
     """What a node makes of its inputs, or None where it is opaque."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
         return None
-    reading = read(_source(node), constants)
-    if isinstance(reading, Reading) and not (reading.terms and _agrees(node, reading)):
+    try:
+        reading = read(_source(node), constants)
+        is_sound = not isinstance(reading, Reading) or (bool(reading.terms) and _agrees(node, reading))
+    except (AlgebraError, GeometryError):  # shapes that the algebra has no word for: no channels at all, a weight that is a vector
         return None
-    return reading
+    return reading if is_sound else None
 
 
 def _node(node: torch.fx.Node, reading: Reading | Obstruction | None, constants: Constants) -> Linear | Opaque:

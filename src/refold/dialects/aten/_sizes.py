@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -34,8 +35,21 @@ def example(size: Any, symbols: Symbols | None = None) -> int:
         return size
     expression = size.node.expr
     if symbols is not None and expression.free_symbols <= symbols.keys():
-        return int(expression.subs(symbols))
+        return _substituted(expression, frozenset(symbols.items()))
     return int(size.node.hint) if size.node.has_hint() else 2
+
+
+@lru_cache(maxsize=4096)
+def _substituted(expression: Any, symbols: frozenset[tuple[Any, int]]) -> int:
+    """The same few expressions come back in every layer of a network, and sympy takes its time."""
+    return int(expression.subs(dict(symbols)))
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two sizes are the same number, or the same symbol."""
+    if isinstance(one, torch.SymInt) and isinstance(other, torch.SymInt):
+        return bool(one.node.expr == other.node.expr)
+    return fixed(one) is not None and fixed(one) == fixed(other)
 
 
 def symbols_of(traced: Iterable[torch.Tensor], given: Iterable[torch.Tensor]) -> dict[Any, int]:

@@ -207,7 +207,7 @@ class _Writer:
                 case OutputKind.USER_INPUT_MUTATION:
                     self.graph.call_function(ATEN.copy_.default, (self.nodes[str(spec.target)], new))
                 case _:
-                    self.graph.call_function(ATEN.copy_.default, (self.graph.get_attr(str(spec.target)), new))
+                    self.graph.call_function(ATEN.copy_.default, (self._attribute(str(spec.target)), new))
         self.graph.output(tuple(results))
 
 
@@ -238,7 +238,7 @@ def _path(mapped: Map, fallback: str) -> str:
     owners = [_owner(leaf).split(".") for leaf in leaves]
     if not owners:
         return f"folded_{fallback}"
-    return ".".join([*_shared_start(owners), "folded"])
+    return ".".join([*filter(None, _shared_start(owners)), "folded"])
 
 
 def _owner(leaf: Leaf) -> str:

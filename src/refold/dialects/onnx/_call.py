@@ -23,10 +23,14 @@ Terms: TypeAlias = "dict[str, Map]"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A linear operator: its terms, and the kernel weights that it stores."""
+    """A linear operator: its terms, the kernel weights that it stores, and the operators that it stands for, with those of its constants.
+
+    `operators` is None for a node by itself.
+    """
 
     terms: Terms
     weights: int = 0
+    operators: int | None = None
 
 
 @dataclass(frozen=True)

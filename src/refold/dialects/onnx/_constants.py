@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
 
 from refold.dialects.onnx._load import Source, graphs_of
-from refold.dialects.onnx._scopes import Scope
+from refold.dialects.onnx._scopes import Scope, Typed
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.errors import FoldError
 
@@ -93,7 +93,7 @@ class Constants:
                 stack.pop()
                 continue
             node = owner.producers[one]
-            missing = [(below, owner) for below in node.input if below and self._at_hand(below, owner) is None]
+            missing = [(below, owner) for below in read_numbers(node) if self._at_hand(below, owner) is None]
             if missing:
                 stack.extend(missing)
             else:
@@ -111,7 +111,9 @@ class Constants:
         return None if owner is None else self._values.get(owner.key(name))
 
     def _work_out(self, node: NodeProto, owner: Scope) -> None:
-        feeds = {one: self._at_hand(one, owner) for one in node.input if one}
+        feeds = {one: self._at_hand(one, owner) for one in read_numbers(node)}
+        for one in set(filter(None, node.input)) - set(feeds):
+            feeds[one] = _stand_in(owner.typed(one))
         if node.op_type == "Identity":
             results = list(feeds.values())
         else:
@@ -127,6 +129,10 @@ class Constants:
         for output, result in zip(node.output, results, strict=True):
             assert result is not None
             self._values[owner.key(output)] = result
+
+    def run(self, nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Any]:
+        """Run nodes of the model in float64."""
+        return evaluate(nodes, feeds, outputs, self._source.skeleton)
 
     def forget(self) -> None:
         """Let go of what was computed."""
@@ -147,7 +153,7 @@ class Constants:
             if owner is None or node is None or node.op_type == "Constant" or owner.key(node.output[0]) in seen:
                 continue
             seen.add(owner.key(node.output[0]))
-            stack.extend((below, owner) for below in node.input if below)
+            stack.extend((below, owner) for below in read_numbers(node))
         return len(seen)
 
     def key(self, name: str, scope: Scope) -> Hashable:
@@ -168,20 +174,45 @@ class Constants:
             if node is None or node.op_type == "Constant":
                 yield one, owner
             else:
-                stack.extend((below, owner) for below in reversed(node.input) if below)
+                stack.extend((below, owner) for below in reversed(read_numbers(node)))
 
     def _is_constant(self, node: NodeProto, scope: Scope) -> bool:
         if node.domain not in STANDARD or node.op_type in RANDOM + QUANTIZED or any(True for _ in graphs_of(node)):
             return False
         if node.op_type == "Constant":
             return not any(attribute.name == "sparse_value" for attribute in node.attribute)
-        if not onnx.defs.has(node.op_type) or not all(self.has(name, scope) for name in node.input if name):
+        if not onnx.defs.has(node.op_type) or not all(self.has(name, scope) for name in read_numbers(node)):
+            return False
+        if node.op_type == "Shape" and not (node.input and _has_known_sizes(node, scope.typed(node.input[0]))):
             return False
         for name in filter(None, node.output):
             typed = scope.types.get(name)
             if typed is None or not all(isinstance(size, int) for size in typed.shape) or math.prod(typed.example) > LARGEST:
                 return False
         return True
+
+
+def read_numbers(node: NodeProto) -> list[str]:
+    """Inputs whose numbers a node reads: not those of which it asks the shape or the type alone."""
+    given = [name for name in node.input if name]
+    if node.domain in STANDARD and node.op_type == "Shape":
+        return []
+    return given[:1] if node.domain in STANDARD and node.op_type == "CastLike" else given
+
+
+def _has_known_sizes(node: NodeProto, typed: Typed | None) -> bool:
+    """Whether the sizes that a Shape asks for are known and are the same at every run."""
+    if typed is None:
+        return False
+    bounds = {one.name: one.i for one in node.attribute}
+    return all(isinstance(size, int) for size in typed.shape[bounds.get("start", 0) : bounds.get("end")])
+
+
+def _stand_in(typed: Typed | None) -> Array:
+    """Zeros of a shape and type, which take no room."""
+    assert typed is not None
+    dtype = np.float64 if typed.elem_type in FLOATS else helper.tensor_dtype_to_np_dtype(typed.elem_type)
+    return np.broadcast_to(np.zeros((), dtype), typed.example)
 
 
 def widened(array: Any) -> Any:

@@ -110,7 +110,7 @@ def _split(data: bytes | mmap.mmap, folder: Path, files: tuple[Path, ...]) -> So
     except FoldError as error:
         raise FoldError(f"{name} is {error}") from error
     except (DecodeError, RecursionError) as error:
-        raise FoldError(f"{name} is not an ONNX model: {_first_line(error)}; export or download the file again") from error
+        raise FoldError(f"{name} is not an ONNX model: {first_line(error)}; export or download the file again") from error
     tensors.payloads.extend(Stored(data, offset, length) for offset, length in splitter.found)
     if not skeleton.HasField("graph"):
         raise FoldError(f"{name} is not an ONNX model: it holds no graph; export or download the file again")
@@ -133,7 +133,7 @@ def _check(skeleton: ModelProto, tensors: Tensors, name: str) -> None:
     try:
         onnx.checker.check_model(_as_checked(skeleton, tensors))
     except (onnx.checker.ValidationError, ValueError, RuntimeError, TypeError, UnicodeDecodeError) as error:
-        raise FoldError(f"{name} is not a valid ONNX model: {_first_line(error)}; mend the model before folding it") from error
+        raise FoldError(f"{name} is not a valid ONNX model: {first_line(error)}; mend the model before folding it") from error
 
 
 def _as_checked(skeleton: ModelProto, tensors: Tensors) -> ModelProto:
@@ -150,7 +150,8 @@ def _as_checked(skeleton: ModelProto, tensors: Tensors) -> ModelProto:
     return copy
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, to end a clause of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0][:300] if lines else type(error).__name__).rstrip(".;")
 

@@ -16,6 +16,8 @@ from refold import algebra
 from refold.algebra import AffineConv, Mode, Obstruction, Selection
 from refold.dialects.onnx._call import READERS, Call, Reading, Terms, reads
 from refold.dialects.onnx._constants import QUANTIZED
+from refold.dialects.onnx._layout import Padding as PaddingFound
+from refold.dialects.onnx._layout import Readers, find_padding
 from refold.dialects.onnx._scopes import Size
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.geometry import Window, same_padding
@@ -31,8 +33,11 @@ EPSILON = float(np.float32(1e-5))
 """What an `epsilon` that is left out is: the schema holds it in float32."""
 
 
-def read(call: Call) -> Reading | Obstruction | None:
-    """What one node makes of its inputs."""
+def read(call: Call, readers: Readers) -> Reading | Obstruction | None:
+    """What one node makes of its inputs, or the chain that ends in it of its root."""
+    found = find_padding(call, readers)
+    if found is not None:
+        return _chain(call, found)
     operation = call.node.op_type
     if operation in QUANTIZED:
         return Obstruction(
@@ -390,6 +395,17 @@ def _pad_level(call: Call) -> float | None:
     if not name:
         return 0.0
     return float(np.asarray(call.value(name), np.float64).reshape(-1)[0]) if call.is_constant(name) else None
+
+
+def _chain(call: Call, found: PaddingFound) -> Reading | None:
+    """y = x, continued by a constant a channel, however it was written."""
+    channels = call.channels(found.root)
+    assert channels is not None
+    windows = [Window(1, before=before, after=after) for before, after in found.pads]
+    fill = None if found.fill is None else tuple(found.fill.tolist())
+    value = algebra.window(channels, windows, LIKE, fill=found.fill)
+    mapped = IDENTITY if all(window.is_point for window in windows) else call.leaf(value, (), channels, found.pads, fill)
+    return Reading({found.root: mapped}, operators=found.operators)
 
 
 @reads("Concat")

@@ -8,6 +8,7 @@ from refold.algebra import Obstruction
 from refold.dialects.onnx._call import MISREAD, Call, Reading
 from refold.dialects.onnx._constants import STANDARD, Constants
 from refold.dialects.onnx._load import graphs_of
+from refold.dialects.onnx._layout import Readers
 from refold.dialects.onnx._operators import read
 from refold.dialects.onnx._scopes import Equalities, Scope, broadcast, value_of
 from refold.errors import FoldError
@@ -24,7 +25,27 @@ def read_graph(top: Scope, constants: Constants, opset: int) -> Graph:
     equalities = Equalities()
     for scope in top.all():
         _read_scope(scope, constants, opset, graph, equalities)
+    _drop_chains(graph, top)
     return graph
+
+
+def _drop_chains(graph: Graph, top: Scope) -> None:
+    """Take out what only the way hangs on in which a linear node was written: it hangs on its terms alone.
+
+    What nothing read in the first place stays, for it is written as it was.
+    """
+    used = {scope.key(name) for scope in top.all() for node in scope.graph.node for name in node.input}
+    stack = [*graph.outputs, *(name for name in graph.nodes if name not in used)]
+    live: set[str] = set()
+    while stack:
+        name = stack.pop()
+        reader = graph.nodes.get(name)
+        if name in live or reader is None:
+            continue
+        live.add(name)
+        stack.extend(reader.terms if isinstance(reader, Linear) else reader.inputs)
+    for name in [name for name in graph.nodes if name not in live]:
+        del graph.nodes[name]
 
 
 def _read_scope(scope: Scope, constants: Constants, opset: int, graph: Graph, equalities: Equalities) -> None:
@@ -35,6 +56,7 @@ def _read_scope(scope: Scope, constants: Constants, opset: int, graph: Graph, eq
     inner: dict[int, set[str]] = {}
     for node, one in scope.within:
         inner.setdefault(id(node), set()).update(one.captured())
+    readers = Readers.of(scope)
     for number, node in enumerate(scope.graph.node):
         if node.output and all(constants.has(name, scope) for name in node.output if name):
             continue
@@ -45,7 +67,7 @@ def _read_scope(scope: Scope, constants: Constants, opset: int, graph: Graph, eq
         reads = {name for name in node.input if name} | inner.get(id(node), set())
         reads = {scope.key(name) for name in reads if not constants.has(name, scope)}
         _learn_elementwise(node, scope, equalities)
-        linear = _linear(node, scope, constants, opset, graph, equalities)
+        linear = _linear(node, scope, constants, opset, graph, equalities, readers)
         for name in [name for name in node.output if name] or [f"#{number} {node.op_type}"]:
             key = scope.key(name)
             graph.nodes[key] = linear if linear is not None and linear.output == key else Opaque(key, node.op_type, tuple(sorted(reads)))
@@ -54,12 +76,14 @@ def _read_scope(scope: Scope, constants: Constants, opset: int, graph: Graph, eq
     graph.outputs |= {scope.key(one.name) for one in scope.graph.output}
 
 
-def _linear(node: NodeProto, scope: Scope, constants: Constants, opset: int, graph: Graph, equalities: Equalities) -> Linear | None:
+def _linear(
+    node: NodeProto, scope: Scope, constants: Constants, opset: int, graph: Graph, equalities: Equalities, readers: Readers
+) -> Linear | None:
     if node.domain not in STANDARD or opset < OLDEST or not node.output or not node.output[0] or any(True for _ in graphs_of(node)):
         return None
     call = Call(node, scope, constants, equalities, opset)
     try:
-        reading = read(call)
+        reading = read(call, readers)
         fits = isinstance(reading, Reading) and _agrees(call, reading)
     except FoldError:
         raise
@@ -75,7 +99,7 @@ def _linear(node: NodeProto, scope: Scope, constants: Constants, opset: int, gra
         node.op_type,
         {scope.key(name): mapped for name, mapped in reading.terms.items()},
         weights=reading.weights,
-        operators=1 + sum(constants.operators(name, scope) for name in given),
+        operators=reading.operators or 1 + sum(constants.operators(name, scope) for name in given),
         sources=tuple(dict.fromkeys(source for name in given for source in constants.sources(name, scope))),
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from refold.dialects.onnx._constants import RANDOM, evaluate, widened
-from refold.dialects.onnx._load import Source, every_node, graphs_of
+from refold.dialects.onnx._load import Source, every_node, first_line, graphs_of
 from refold.dialects.onnx._save import save, size_of
 from refold.dialects.onnx._scopes import GUESSES, Scope, free_sizes, set_sizes
 from refold.dialects.onnx._tensors import FLOATS, Array, Tensors, type_name
@@ -58,7 +58,7 @@ class Session:
             return list(self._session.run(self.names, dict(feeds)))
         except Exception as error:
             shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
-            raise FoldError(f"the model does not run on {shapes}: {_first_line(error)}; give inputs that it takes") from error
+            raise FoldError(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
 
 
 def given_feeds(skeleton: ModelProto, given: Any) -> list[Feeds]:
@@ -74,7 +74,7 @@ def given_feeds(skeleton: ModelProto, given: Any) -> list[Feeds]:
                 given = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, AttributeError) as error:
             raise FoldError(
-                f"cannot read inputs from {os.fspath(given)}: {_first_line(error)}; save them with numpy.savez by input name"
+                f"cannot read inputs from {os.fspath(given)}: {first_line(error)}; save them with numpy.savez by input name"
             ) from error
     if not isinstance(given, Mapping):
         arrays = list(given) if isinstance(given, (tuple, list)) else [given]
@@ -163,9 +163,4 @@ def _open(model: str, options: onnxruntime.SessionOptions) -> onnxruntime.Infere
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise FoldError(f"ONNX Runtime does not load the model: {_first_line(error)}; mend the model, or fold with verify=False") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300].rstrip(".;") if lines else type(error).__name__
+        raise FoldError(f"ONNX Runtime does not load the model: {first_line(error)}; mend the model, or fold with verify=False") from error

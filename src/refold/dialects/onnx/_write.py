@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
-from refold.dialects.onnx._constants import Constants
+from refold.dialects.onnx._constants import STANDARD, Constants
 from refold.dialects.onnx._layers import Layers
+from refold.dialects.onnx._layout import SIZES
 from refold.dialects.onnx._load import Source, graphs_of
 from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import Tensors, type_name
@@ -150,7 +151,8 @@ class _Writer:
             scope, name = owners[key]
             node = scope.producers[name]
             outputs = [scope.key(one) for one in node.output if one]
-            if any(uses[one] for one in outputs) or not (key in removable or self.constants.has(name, scope)):
+            moved = node.op_type in SIZES and node.domain in STANDARD
+            if any(uses[one] for one in outputs) or not (key in removable or moved or self.constants.has(name, scope)):
                 continue
             self.gone.update(outputs)
             drop(node, scope)
