@@ -26,8 +26,6 @@ PUBLIC = [
     "nn",
     "verify",
 ]
-needs_folding = pytest.mark.skipif(not list(HOUSE.glob("folding*")), reason="refold.folding is not built yet")
-needs_nn = pytest.mark.skipif(not (HOUSE / "nn" / "__init__.py").exists(), reason="refold.nn is not built yet")
 
 
 def test_all_and_dir_list_the_public_names() -> None:
@@ -51,7 +49,6 @@ def test_the_errors_are_value_errors_under_one_root() -> None:
         assert issubclass(error, refold.RefoldError)
 
 
-@needs_folding
 def test_the_verbs_are_functions_whatever_was_imported_before() -> None:
     import refold.folding
 
@@ -61,14 +58,11 @@ def test_the_verbs_are_functions_whatever_was_imported_before() -> None:
     assert isinstance(refold.FoldResult, type)
 
 
-@needs_folding
-@needs_nn
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(refold, name) is not None
 
 
-@needs_nn
 @pytest.mark.parametrize("statement", ["refold.nn", "from refold import nn"])
 def test_without_torch_the_blocks_say_what_to_install(statement: str) -> None:
     code = f"import sys; sys.modules['torch'] = None\nimport refold\n{statement}"

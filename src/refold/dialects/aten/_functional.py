@@ -6,6 +6,9 @@ before has just made (`relu_`, `add_`), and there the write is the same as the o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -109,6 +112,25 @@ def rename_in_place(program: ExportedProgram) -> bool:
                 user.replace_input_with(written, node)
         node.target = namesake
     return True
+
+
+@contextmanager
+def idle_dropouts_as_views(program: ExportedProgram) -> Iterator[None]:
+    """Within the block, a dropout that drops nothing stands in the graph as the view that it is."""
+    idle = [(node, node.target, node.args) for node in program.graph.nodes if _is_idle_dropout(node)]
+    for node, _, args in idle:
+        node.target, node.args = torch.ops.aten.alias.default, args[:1]
+    try:
+        yield
+    finally:
+        for node, target, args in idle:
+            node.target, node.args = target, args
+
+
+def _is_idle_dropout(node: fx.Node) -> bool:
+    if node.target not in (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default, torch.ops.aten.alpha_dropout.default):
+        return False
+    return len(node.args) == 3 and node.args[2] is False and not node.kwargs
 
 
 def has_effect(node: fx.Node) -> bool:

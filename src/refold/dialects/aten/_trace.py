@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._constants import draws_at_random
-from refold.dialects.aten._functional import rename_in_place
+from refold.dialects.aten._functional import idle_dropouts_as_views, rename_in_place
 from refold.dialects.aten._guard import Condition, fixed_size, read_condition
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._sizes import fixed, shape_of
@@ -45,6 +45,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     The flags are set without calling `train`, which some models override to merge or unmerge weights.
     """
     modes = [(module, module.training) for module in model.modules()]
+    registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in model.buffers()]
     try:
         for module, _ in modes:
@@ -53,6 +54,8 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        for now, before_it in registered:
+            now.update(before_it)
         with torch.inference_mode() if any(buffer.is_inference() for buffer, _, _ in buffers) else torch.no_grad():
             for buffer, version, before in buffers:
                 if version is None or buffer._version != version:
@@ -145,7 +148,7 @@ def export(
         except Exception as error:
             first_failure = first_failure or error
             continue
-        if doubled and _froze_batch(program):
+        if doubled and (_froze_batch(program) or not _takes(program, model, args, kwargs)):
             continue
         why = None if first_failure is None else one_line(first_failure)
         return program, why
@@ -174,8 +177,11 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
 
 
 def _lowered(program: ExportedProgram) -> ExportedProgram:
-    """The program without in-place operators, its composite operators kept whole, by torch's own pass."""
-    with torch.no_grad(), _quiet():
+    """The program without in-place operators, its composite operators kept whole, by torch's own pass.
+
+    To that pass the output of a dropout is a tensor of its own; in eval it is the input itself, and a write to one is a write to both.
+    """
+    with torch.no_grad(), _quiet(), idle_dropouts_as_views(program):
         lowered: ExportedProgram = program.run_decompositions({})
     return lowered
 
@@ -242,6 +248,18 @@ def _froze_batch(program: ExportedProgram) -> bool:
     return any(value.ndim > 0 and fixed(value.shape[0]) is not None for _, value in user_inputs(program))
 
 
+def _takes(program: ExportedProgram, model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether inputs meet the conditions that were noted of others, of a doubled batch."""
+    leaves = zip(_input_names(program), pytree.tree_leaves((args, dict(kwargs))), strict=False)
+    given = {name: leaf for name, leaf in leaves if isinstance(leaf, torch.Tensor)}
+    noted = _conditions(program, _paths(model, args, kwargs))
+    return all(one.holds([int(given[name].shape[axis]) for name, axis in one.places]) for one in noted)
+
+
+def _input_names(program: ExportedProgram) -> list[str]:
+    return [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+
+
 def _paths(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """How torch calls each leaf of the inputs: `L['x']`, `L['xs'][0]`, in order."""
     named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
@@ -257,8 +275,7 @@ def _paths(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 def _conditions(program: ExportedProgram, paths: Sequence[str]) -> Iterator[Condition]:
     """The sizes that are not free, and what torch notes of the others."""
     yield from _fixed_sizes(program)
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
-    inputs = dict(zip(paths, names, strict=False))
+    inputs = dict(zip(paths, _input_names(program), strict=False))
     known: set[str] = set()
     for source in getattr(program, "_guards_code", ()):
         condition = read_condition(source, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,15 +13,28 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
 
 from refold.dialects.onnx._load import Source, graphs_of
-from refold.dialects.onnx._scopes import Scope, Typed
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.errors import FoldError
+
+if TYPE_CHECKING:
+    from refold.dialects.onnx._scopes import Scope, Typed
 
 STANDARD = ("", "ai.onnx")
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 QUANTIZED = (
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
 )  # fmt: skip
+SCATTERS = ("ScatterND", "ScatterElements")
+MOVES = (
+    *SCATTERS, "Pad", "Transpose", "Slice", "Concat", "Expand", "Identity", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Tile",
+    "Cast", "CastLike", "ConstantOfShape",
+)  # fmt: skip
+"""Operators whose numbers are all numbers that they were given."""
+SIZES = (
+    *MOVES, "Shape", "Size", "Range", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Equal", "Less", "Greater", "Not", "And",
+    "Or", "Where", "NonZero",
+)  # fmt: skip
+"""Operators that work out sizes and indices."""
 LARGEST = 1 << 27
 """Numbers of the largest constant that is worked out."""
 

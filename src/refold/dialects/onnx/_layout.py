@@ -15,22 +15,11 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
 from refold.dialects.onnx._call import Call
-from refold.dialects.onnx._constants import STANDARD, widened
+from refold.dialects.onnx._constants import MOVES, SCATTERS, SIZES, STANDARD, widened
 from refold.dialects.onnx._load import graphs_of
 from refold.dialects.onnx._scopes import Scope, Typed
 from refold.dialects.onnx._tensors import FLOATS, Array
 
-SCATTERS = ("ScatterND", "ScatterElements")
-MOVES = (
-    *SCATTERS, "Pad", "Transpose", "Slice", "Concat", "Expand", "Identity", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Tile",
-    "Cast", "CastLike", "ConstantOfShape",
-)  # fmt: skip
-"""Operators whose numbers are all numbers that they were given."""
-SIZES = (
-    *MOVES, "Shape", "Size", "Range", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Equal", "Less", "Greater", "Not", "And",
-    "Or", "Where", "NonZero",
-)  # fmt: skip
-"""Operators that work out sizes and indices."""
 INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 TRIALS = ((9, 2), (14, 5))
 """Numbers for the free sizes, as the first and the step to the next: a padding that comes out alike for both does not hang on the sizes,

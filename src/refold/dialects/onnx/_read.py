@@ -151,7 +151,7 @@ def _learn_windows(node: NodeProto, scope: Scope, linear: Linear, equalities: Eq
                 equalities.equate(size, source)
             elif axis > channel:
                 window = windows[axis - channel - 1]
-                if window.stride == window.upsample == 1 and window.excess == -1:
-                    equalities.equate(size, source)
+                if window.stride == window.upsample == 1:
+                    equalities.grow(size, source, 1 + window.excess)
                 else:
                     equalities.learn(size, (window.stride, window.upsample, window.excess, equalities.find(source)))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+from refold.dialects.onnx._integers import state_integers
 from refold.dialects.onnx._load import graphs_of
 from refold.graph import Value
 
@@ -78,7 +79,10 @@ class Scope:
 def make_scopes(model: ModelProto) -> tuple[Scope, str | None]:
     """The scopes of a model with all types that can be inferred, and why not all could be."""
     bare = _without_claims(model)
+    state_integers(bare)
     inferred, complaint = _infer(bare)
+    if state_integers(bare, inferred):
+        inferred, complaint = _infer(bare)
     example = _infer(_with_sizes(bare))[0]
     return _scope(model.graph, inferred.graph, example.graph, "", None), complaint
 
@@ -216,6 +220,8 @@ class Equalities:
 
     same: dict[str, Size] = field(default_factory=dict)
     derived: dict[object, Size] = field(default_factory=dict)
+    grown: dict[str, tuple[int, Size]] = field(default_factory=dict)
+    """Sizes that are another one and so many more."""
 
     def find(self, size: Size) -> Size:
         """The one name for all sizes that are the same."""
@@ -232,6 +238,18 @@ class Equalities:
         size, known = self.find(size), self.find(known)
         if isinstance(size, str) and known is not None and size != known:
             self.same[size] = known
+
+    def grow(self, size: Size, source: Size, more: int) -> None:
+        """A free size is another one and so many more, fewer where negative."""
+        size, source = self.find(size), self.find(source)
+        if isinstance(source, str) and source in self.grown:
+            before, source = self.grown[source]
+            more, source = more + before, self.find(source)
+        if more == 0:
+            self.equate(size, source)
+        elif isinstance(size, str) and size != source:
+            self.grown.setdefault(size, (more, source))
+            self.learn(size, (more, source))
 
     def learn(self, size: Size, origin: object) -> None:
         """A free size is what `origin` says: equal origins, equal sizes."""
