@@ -312,7 +312,7 @@ def test_numbers_that_json_does_not_know_become_text(monkeypatch: pytest.MonkeyP
         (["check", "nets:raises"], "the factory nets:raises raised RuntimeError: no dataset (nets.py, line 8)"),
         (["check", "nets:block"], "nets:block says nothing of its inputs; give a shape for each, as in --input 1,3,224,224"),
         (["check", "nets:block", "--input", "1,4,8,8"], "the model does not run on the example inputs (1 x 4 x 8 x 8 float32): RuntimeError: "),
-        (["check", "nets:block", *SHAPE, "--dtype", "float64"], "the model does not run on the example inputs (1x3x8x8 float64): "),
+        (["check", "nets:block", *SHAPE, "--dtype", "float64"], "the model does not run on the example inputs (1 x 3 x 8 x 8 float64): "),
         (["check", "nets:block", *SHAPE, "--dtype", "float65"], "`float65` is not a dtype for inputs; choose one of float16"),
         (["check", "nets:block", "--input", "big"], "`big` is not a shape; write sizes of at least 1"),
         (["check", "nets:spoilt", *SHAPE], "hold NaN or infinite numbers"),

@@ -45,7 +45,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     The flags are set without calling `train`, which some models override to merge or unmerge weights.
     """
     modes = [(module, module.training) for module in model.modules()]
-    registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    registered = [(module._buffers, dict(module._buffers)) for module in model.modules() if isinstance(module._buffers, dict)]
     buffers = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in model.buffers()]
     try:
         for module, _ in modes:
@@ -54,8 +54,9 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        for now, before_it in registered:
-            now.update(before_it)
+        for names, own in registered:
+            names.clear()
+            names.update(own)
         with torch.inference_mode() if any(buffer.is_inference() for buffer, _, _ in buffers) else torch.no_grad():
             for buffer, version, before in buffers:
                 if version is None or buffer._version != version:

@@ -15,6 +15,8 @@ from refold.algebra import Formula, Stencil
 from refold.dialects.onnx._tensors import Array, Folded, Tensors, tensor_of
 from refold.graph import Map, Scalar
 
+END = 2**63 - 1
+"""Where a slice ends that leaves nothing out."""
 PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -22,7 +24,7 @@ class OnnxTarget:
     """What a map takes when it is written with the standard operators."""
 
     def operators(self, formula: Formula, dimensions: int) -> int | None:
-        """One for most, two where a shift or a padding stands by itself, None where no operators say it."""
+        """One for most, more where a shift, a crop or a padding stands by itself, None where no operators say it."""
         stencil = formula.stencil
         if stencil.is_diagonal:
             scale = formula.evaluate().kernel
@@ -35,13 +37,13 @@ class OnnxTarget:
             return None
         if stencil.is_upsampled:
             return 1 if formula.fill is None and stencil.mode == "constant" and _transposed_geometry(stencil) is not None else None
-        if not _needs_pad(formula):
-            return 1
         if formula.fill is not None and not bool((formula.fill == formula.fill[0]).all()):
             return None
-        if stencil.mode != "constant" and any(min(window.before, window.after) < 0 for window in stencil.windows):
+        if stencil.mode != "constant" and _crops(stencil):
             return None
-        return 2
+        if _only_moves(formula):
+            return int(_crops(stencil)) + int(_pads(stencil))
+        return 1 + int(_crops(stencil)) + int(_needs_pad(formula))
 
 
 @dataclass(slots=True)
@@ -81,6 +83,8 @@ class Layers:
             return self._linear(mapped, x, dimensions, elem_type, value)
         if stencil.is_upsampled:
             return [self._transposed(mapped, x, elem_type, value)]
+        if _only_moves(mapped):
+            return self._window(mapped, x, elem_type, value)
         return self._convolution(mapped, x, elem_type, value)
 
     def number(self, number: float, elem_type: int, value: str) -> str:
@@ -109,19 +113,42 @@ class Layers:
         return nodes
 
     def _convolution(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
-        stencil, nodes = formula.stencil, []
-        pads = [(window.before, window.after) for window in stencil.windows]
+        stencil = formula.stencil
+        pads = _padding(stencil)
+        nodes = [self._crop(stencil, x, value)] if _crops(stencil) else []
         if _needs_pad(formula):
-            nodes.append(self._pad(formula, pads, x, elem_type, value))
+            nodes.append(self._pad(formula, pads, nodes[-1].output[0] if nodes else x, elem_type, value))
             pads = [(0, 0)] * len(pads)
         inputs = [
-            nodes[0].output[0] if nodes else x,
+            nodes[-1].output[0] if nodes else x,
             self._kernel(formula, elem_type, "conv", value),
             self._bias(formula, elem_type, value),
         ]
         strides = [window.stride for window in stencil.windows]
         nodes.append(self._node("Conv", inputs, value, strides=strides, pads=_flat(pads), **_geometry(stencil)))
         return nodes
+
+    def _window(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
+        nodes = [self._crop(formula.stencil, x, value)] if _crops(formula.stencil) else []
+        if _pads(formula.stencil):
+            nodes.append(self._pad(formula, _padding(formula.stencil), nodes[0].output[0] if nodes else x, elem_type, value))
+        return nodes
+
+    def _crop(self, stencil: Stencil, x: str, value: str) -> NodeProto:
+        cut = [axis for axis, window in enumerate(stencil.windows) if min(window.before, window.after) < 0]
+        windows = [stencil.windows[axis] for axis in cut]
+        bounds = {
+            "starts": [max(0, -window.before) for window in windows],
+            "ends": [window.after if window.after < 0 else END for window in windows],
+            "axes": [axis + 2 for axis in cut],
+        }
+        if self.opset < 10:
+            return self._node("Slice", [x], value, **bounds)
+        names = [
+            self._store(np.asarray(given, np.int64), TensorProto.INT64, f"{value}.{name}", (name, tuple(given)))
+            for name, given in bounds.items()
+        ]
+        return self._node("Slice", [x, *names], value)
 
     def _transposed(self, formula: Formula, x: str, elem_type: int, value: str) -> NodeProto:
         geometry = _transposed_geometry(formula.stencil)
@@ -210,11 +237,28 @@ def _transposed_geometry(stencil: Stencil) -> tuple[list[tuple[int, int]], list[
 
 
 def _needs_pad(formula: Formula) -> bool:
-    return (
-        formula.fill is not None
-        or formula.stencil.mode != "constant"
-        or any(min(window.before, window.after) < 0 for window in formula.stencil.windows)
-    )
+    """Whether a padding stands in front of the convolution, which itself pads with zeros."""
+    return formula.fill is not None or formula.stencil.mode != "constant"
+
+
+def _only_moves(formula: Formula) -> bool:
+    """Whether it crops and pads and changes no number."""
+    stencil = formula.stencil
+    if not stencil.moves_channels_alone or any(window.stride > 1 or window.upsample > 1 for window in stencil.windows):
+        return False
+    return bool((formula.evaluate().kernel == 1).all()) and not _has_bias(formula)
+
+
+def _crops(stencil: Stencil) -> bool:
+    return any(min(window.before, window.after) < 0 for window in stencil.windows)
+
+
+def _pads(stencil: Stencil) -> bool:
+    return any(max(window.before, window.after) > 0 for window in stencil.windows)
+
+
+def _padding(stencil: Stencil) -> list[tuple[int, int]]:
+    return [(max(0, window.before), max(0, window.after)) for window in stencil.windows]
 
 
 def _has_bias(formula: Formula) -> bool:
