@@ -27,6 +27,7 @@ FLOORS = (
     {"artifacts", "certificates", "datasets", "models", "report"},  # reading and writing files, and what is said of a fold, for the verbs
     {"agreement", "bench", "expand", "folding", "locate"},
     {"quantization", "recheck"},  # what takes several verbs
+    {"terminal"},
     {"cli"},
     {"__main__"},
 )

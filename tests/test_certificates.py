@@ -544,14 +544,14 @@ def test_a_number_that_is_lost_is_an_infinite_difference() -> None:
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from refold.cli import _bar
+    from refold.terminal import bar
 
     done: list[float] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("rich.progress.Progress.advance", lambda self, task, advance: done.append(advance))
-    with _bar("comparing", 5, quiet=False) as advance:
+    with bar("comparing", 5, quiet=False) as advance:
         advance(2)
         advance(3)
-    with _bar("comparing", 5, quiet=True) as advance:
+    with bar("comparing", 5, quiet=True) as advance:
         advance(7)
     assert done == [2, 3]

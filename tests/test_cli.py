@@ -311,7 +311,10 @@ def test_numbers_that_json_does_not_know_become_text(monkeypatch: pytest.MonkeyP
         (["check", "nest:block"], "there is no module `nest`; did you mean nets?"),
         (["check", "nets:raises"], "the factory nets:raises raised RuntimeError: no dataset (nets.py, line 8)"),
         (["check", "nets:block"], "nets:block says nothing of its inputs; give a shape for each, as in --input 1,3,224,224"),
-        (["check", "nets:block", "--input", "1,4,8,8"], "the model does not run on the example inputs (1 x 4 x 8 x 8 float32): RuntimeError: "),
+        (
+            ["check", "nets:block", "--input", "1,4,8,8"],
+            "does not run on the example inputs (1 x 4 x 8 x 8 float32): RuntimeError: ",
+        ),
         (["check", "nets:block", *SHAPE, "--dtype", "float64"], "the model does not run on the example inputs (1 x 3 x 8 x 8 float64): "),
         (["check", "nets:block", *SHAPE, "--dtype", "float65"], "`float65` is not a dtype for inputs; choose one of float16"),
         (["check", "nets:block", "--input", "big"], "`big` is not a shape; write sizes of at least 1"),
@@ -472,14 +475,14 @@ def test_results_and_errors_go_their_own_ways() -> None:
 
 
 def test_progress_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from refold.cli import _progress
+    from refold.terminal import progress
 
     shown: list[str] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("rich.status.Status.update", lambda self, text: shown.append(text))
     steps: Callable[[str], None]
-    with _progress("reading [nets]", quiet=False) as steps:
+    with progress("reading [nets]", quiet=False) as steps:
         steps("proving region 1 of 2")
-    with _progress("reading", quiet=True) as steps:
+    with progress("reading", quiet=True) as steps:
         steps("unseen")
     assert shown == ["proving region 1 of 2"]

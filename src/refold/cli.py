@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
-import sys
 import threading
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -21,11 +17,11 @@ import click
 from refold import __version__
 from refold.errors import FoldError, RefoldError, VerificationError
 from refold.geometry import get_padding, plan_segments
+from refold.terminal import bar, count, explanation, print_json, progress
 
 if TYPE_CHECKING:
     from refold.datasets import Dataset
     from refold.models import NamedModel
-    from refold.report import FoldRecord, Report
 
 WORK_FOUND, INPUT_AT_FAULT, NOT_THE_SAME, BUG, INTERRUPTED, TERMINATED = 1, 2, 3, 70, 130, 143
 ENDINGS = (".pt2", ".onnx", ".safetensors")
@@ -146,7 +142,7 @@ def fold(
         raise click.UsageError("say where to write: either -o OUT, or --in-place to replace a file MODEL itself")
     output = output or Path(name)
     _check_output(output, *(() if in_place else (Path(name), weights, inputs)), original=name)
-    with _progress(f"reading {name}", quiet) as say:
+    with progress(f"reading {name}", quiet) as say:
         from refold.folding import fold as run
 
         named, example = _read(name, weights, shapes, inputs, dtype, quiet)
@@ -155,7 +151,7 @@ def fold(
         result.save(output, in_place=in_place)
     size = output.stat().st_size
     if as_json:
-        _print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict()})
+        print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict()})
     elif not quiet:
         click.echo(f"{result.report}\n\nwritten to {output} ({size:,} bytes)")
 
@@ -176,16 +172,16 @@ def check(
     quiet: bool,
 ) -> None:
     """Say what in MODEL would still fold; exit with 1 where something does."""
-    with _progress(f"reading {name}", quiet) as say:
+    with progress(f"reading {name}", quiet) as say:
         from refold.folding import check as run
 
         named, example = _read(name, weights, shapes, inputs, dtype, quiet)
         say("looking for what folds")
         found = run(named.model, example)
     if as_json:
-        _print_json({"model": name, "ready": not found, "folds": list(found)})
+        print_json({"model": name, "ready": not found, "folds": list(found)})
     elif not quiet:
-        many = f"{_count(len(found), 'stretch', 'stretches')} of {name} would still fold; ship what `refold fold` makes of it"
+        many = f"{count(len(found), 'stretch', 'stretches')} of {name} would still fold; ship what `refold fold` makes of it"
         click.echo("\n".join([*found, "", many]) if found else f"nothing in {name} folds: ready to ship")
     ctx.exit(WORK_FOUND if found else 0)
 
@@ -220,15 +216,15 @@ def explain(
         return
     if data is not None or int8 is not None:
         raise click.UsageError("--data and --int8 go with --quantization; add it")
-    with _progress(f"reading {name}", quiet) as say:
+    with progress(f"reading {name}", quiet) as say:
         from refold.folding import fold as run
 
         named, example = _read(name, weights, shapes, inputs, dtype, quiet)
         report = run(named.model, example, verify=False, progress=say).report
     if as_json:
-        _print_json({"model": name, **report.to_dict()})
+        print_json({"model": name, **report.to_dict()})
     elif not quiet:
-        click.echo(_explanation(report))
+        click.echo(explanation(report))
 
 
 @main.command(short_help="Prove that A and B are the same function.")
@@ -267,7 +263,7 @@ def verify(
     batch, and judged where they are furthest apart. An .npz has samples along its first axis; a folder
     holds .npy files, or images, which come as channels x height x width from 0 to 1.
     """
-    with _progress(f"reading {original}", quiet) as say:
+    with progress(f"reading {original}", quiet) as say:
         from refold.recheck import compare, compare_over, find_departure, inputs_for, open_data, read_pair
 
         opened: list[Dataset] = []
@@ -282,17 +278,17 @@ def verify(
         say("comparing")
         found = compare(pair)
     for dataset in opened:
-        with _bar(f"comparing on {data}", dataset.samples, quiet) as advance:
+        with bar(f"comparing on {data}", dataset.samples, quiet) as advance:
             found = compare_over(found, dataset, advance)
         if dataset.skipped and not quiet:
             from refold.datasets import told_of
 
             click.echo(f"note: {told_of(dataset.skipped, dataset.samples)}", err=True)
     if locate:
-        with _progress("comparing value by value", quiet):
+        with progress("comparing value by value", quiet):
             found = find_departure(found)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     elif not quiet:
         click.echo(str(found))
     if found.complaint:
@@ -339,7 +335,7 @@ def bench(
     from refold.bench import BenchInterrupted, read_models
     from refold.bench import bench as run
 
-    with _progress("reading", quiet) as say:
+    with progress("reading", quiet) as say:
         named = read_models(names, weights, shapes, inputs, dtype)
         for one in named:
             _tell(one, quiet)
@@ -358,7 +354,7 @@ def bench(
         except BenchInterrupted as error:
             result, interrupted = error.result, error.__cause__
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     elif not quiet:
         click.echo(str(result))
     if interrupted is not None:
@@ -381,7 +377,7 @@ def padding(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[in
     pads = get_padding(kernel, stride, dilation)
     uneven = [spread * (size - 1) % 2 == 1 for size, spread in zip(kernel, dilation, strict=True)]
     if as_json:
-        _print_json({"padding": list(pads), "every_size": not any(uneven)})
+        print_json({"padding": list(pads), "every_size": not any(uneven)})
     elif not quiet:
         click.echo(str(pads))
         for axis, (step, odd) in enumerate(zip(stride, uneven, strict=True)):
@@ -400,7 +396,7 @@ def segments(length: int, segments: int, first_kernel: int | None, discipline: A
     plan = plan_segments(length, segments, first_kernel=first_kernel, discipline=discipline)
     if as_json:
         parts = ("length", "segments", "discipline", "kernels", "strides", "paddings", "blocks", "ranges")
-        _print_json({part: getattr(plan, part) for part in parts})
+        print_json({part: getattr(plan, part) for part in parts})
     elif not quiet:
         click.echo(plan.draw())
 
@@ -418,13 +414,13 @@ def _explain_quantization(
 ) -> None:
     if int8 is not None:
         _check_output(int8, Path(name), data, original="model.onnx")
-    with _progress(f"reading {name}", quiet) as say:
+    with progress(f"reading {name}", quiet) as say:
         from refold.quantization import examine
 
         named, example = _read(name, weights, shapes, inputs, dtype, quiet)
         report = examine(named.model, example, data=data, int8=int8, progress=say)
     if as_json:
-        _print_json({"model": name, **report.to_dict()})
+        print_json({"model": name, **report.to_dict()})
     elif not quiet:
         click.echo(str(report))
 
@@ -459,85 +455,6 @@ def _check_output(output: Path, *sources: Path | None, original: str) -> None:
     for source in sources:
         if source is not None and output.exists() and source.exists() and output.samefile(source):
             raise FoldError(f"cannot write {output}: it is the input {source} itself, which stays as it is; choose another name")
-
-
-def _explanation(report: Report) -> str:
-    lines = [
-        f"{_count(len(report.folds), 'fold')}" if report.folds else "nothing to fold: the network has no two linear operators that merge"
-    ]
-    for one in report.folds:
-        lines += ["", *_told(one)]
-    if report.refusals:
-        lines += ["", _count(len(report.refusals), "refusal")]
-    for refusal in report.refusals:
-        lines += ["", f"  {refusal.node} ({refusal.operation})"]
-        lines += [f"      {part:7} {getattr(refusal, part)}" for part in ("law", "fact", "remedy")]
-    if report.notes:
-        lines += ["", *(f"note: {note}" for note in report.notes)]
-    return "\n".join(lines)
-
-
-def _told(one: FoldRecord) -> Iterator[str]:
-    counted = Counter(one.operations)
-    yield f"  {one.name}"
-    yield "      was     " + " + ".join(f"{n} {operation}" if n > 1 else operation for operation, n in counted.items())
-    yield f"      from    {', '.join(one.sources[:6])}{f' and {len(one.sources) - 6} more' if len(one.sources) > 6 else ''}"
-    yield f"      became  {_count(one.after.operators, 'operator')}, by {' and '.join(one.laws) or 'rewriting'}"
-    for label, name in (("operators", "operators"), ("multiply-adds", "multiply_adds"), ("weights", "weights")):
-        yield f"      {label:13} {getattr(one.before, name):16,} → {getattr(one.after, name):,}"
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
-
-
-def _print_json(data: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become text."""
-    match value:
-        case float() if not math.isfinite(value):
-            return str(value)
-        case Mapping():
-            return {name: _finite(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_finite(one) for one in value]
-    return value
-
-
-@contextmanager
-def _progress(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Says on standard error what is being done, where that is a terminal.
-
-    What a model prints in the block goes there too, since standard output is for results.
-    """
-    with redirect_stdout(sys.stderr):
-        if quiet or not sys.stderr.isatty():
-            yield lambda text: None
-            return
-        from rich.console import Console
-        from rich.markup import escape
-
-        with Console(stderr=True).status(escape(text)) as status:
-            yield lambda text: status.update(escape(text))
-
-
-@contextmanager
-def _bar(text: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Shows on standard error how many of a known number are done, where that is a terminal; speaks as `_progress` does."""
-    with redirect_stdout(sys.stderr):
-        if quiet or not sys.stderr.isatty():
-            yield lambda done: None
-            return
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task(escape(text), total=total)
-            yield lambda done: bar.advance(task, done)
 
 
 @contextmanager

@@ -34,6 +34,9 @@ def origin(fold: Fold) -> str:
     return shared_folder({name for node in fold.nodes for name in node.sources}) or fold.value
 
 
+NOTHING = "nothing to fold: the network has no two linear operators that merge"
+
+
 @dataclass(frozen=True, slots=True)
 class FoldRecord:
     """One fold: the name of what it became, the operators it replaced, the laws it used, its cost before and after."""
@@ -81,8 +84,7 @@ class Report:
             before, after = getattr(self.before, name), getattr(self.after, name)
             lines.append(f"{label:16}{before:16,}{after:16,}")
         lines.append("")
-        nothing = "nothing to fold: the network has no two linear operators that merge"
-        lines.append(f"{len(self.folds)} fold{'s' if len(self.folds) > 1 else ''}" if self.folds else nothing)
+        lines.append(f"{len(self.folds)} fold{'s' if len(self.folds) > 1 else ''}" if self.folds else NOTHING)
         if self.refusals:
             laws = Counter(refusal.law for refusal in self.refusals)
             lines.append(f"{len(self.refusals)} refused: " + ", ".join(f"{n} by {law}" for law, n in laws.most_common()))

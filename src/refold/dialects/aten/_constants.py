@@ -34,6 +34,7 @@ class Constants:
                 self._given[spec.arg.name] = (spec.target, _stored(program, spec.target))
         self._constant: set[str] = set()
         self._computed: dict[str, Any] = {}
+        self._narrow: dict[str, Any] = {}
         self._keys: dict[Hashable, int] = {}
         self._numbers: dict[str, int] = {}
         for node in program.graph.nodes:
@@ -48,11 +49,26 @@ class Constants:
         return node in self and isinstance(node, torch.fx.Node) and node.op != "placeholder"
 
     def value(self, node: torch.fx.Node) -> Any:
-        """The tensor: a parameter as it is stored, or what is computed from parameters, in float64."""
+        """The tensor: a parameter as it is stored, or what is computed from parameters, in float64.
+
+        Where float64 gives more than fewer rounding errors (a cast to few bits, a threshold that a weight lies on), it is what the model
+        itself computes.
+        """
         for one in self._made_of(node, self._computed):
             if one.op != "placeholder":
-                self._computed[one.name] = evaluate(one, lambda below: widened(self._at_hand(below)))
+                self._computed[one.name] = self._evaluated(one)
         return self._at_hand(node)
+
+    def _evaluated(self, node: torch.fx.Node) -> Any:
+        own = self._narrow[node.name] = evaluate(
+            node, lambda below: self._given[below.name][1] if below.op == "placeholder" else self._narrow[below.name], wide=False
+        )
+        try:
+            wide = evaluate(node, lambda below: widened(self._at_hand(below)))
+        except RuntimeError:  # an operator that looks at bits, or takes no float64
+            wide = None
+        pairs = zip(_leaves(own), _leaves(wide), strict=False)
+        return wide if wide is not None and all(_is_rounded(*pair) for pair in pairs) else torch.utils._pytree.tree_map(widened, own)
 
     def _at_hand(self, node: torch.fx.Node) -> Any:
         return self._given[node.name][1] if node.op == "placeholder" else self._computed[node.name]
@@ -60,6 +76,7 @@ class Constants:
     def forget(self) -> None:
         """Let go of what was computed."""
         self._computed.clear()
+        self._narrow.clear()
 
     def sources(self, node: object) -> tuple[str, ...]:
         """Names of the parameters and buffers that it hangs on."""
@@ -129,6 +146,16 @@ def _drops(node: torch.fx.Node) -> bool:
     """Whether a dropout, or an attention with one, is active."""
     values = dict(zip((argument.name for argument in node.target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)  # type: ignore[union-attr]
     return bool(values.get("train", values.get("dropout_p", 0.0)))
+
+
+def _is_rounded(own: Any, wide: Any) -> bool:
+    """Whether two results of one operator, in its own dtype and in float64, differ by a few roundings of the largest number at most."""
+    if not isinstance(own, torch.Tensor) or not (own.is_floating_point() or own.is_complex()):
+        return bool(torch.equal(own, wide)) if isinstance(own, torch.Tensor) else bool(own == wide)
+    if own.shape != wide.shape:
+        return False
+    scale = own.abs().nan_to_num(posinf=0.0).max().item() if own.numel() else 0.0
+    return torch.allclose(own.to(wide.dtype), wide, rtol=0.0, atol=2.0**8 * torch.finfo(own.dtype).eps * scale, equal_nan=True)
 
 
 def widened(value: Any) -> Any:

@@ -258,10 +258,10 @@ def _sum(call: Call, left: object, right: object, left_factor: Any, right_factor
     x, factor = active[0]
     other, other_factor = operands[1] if x is left else operands[0]
     found = _per_channel(call, other)
+    if found is None or _is_mask(found):
+        return None
     if isinstance(found, float):
         return Reading({x: Scalar(factor, finite(call, other_factor * found))}, 1)
-    if found is None:
-        return None
     levels, rank = found
     value = algebra.scale_and_shift(torch.full_like(levels, factor), other_factor * levels, rank)
     return Reading({x: call.leaf(value, (other,), factor, other_factor, rank)}, levels.numel())
@@ -295,6 +295,11 @@ def _per_channel(call: Call, constant: object) -> float | tuple[torch.Tensor, in
     if len(wide) != 1 or shape_of(call.output)[wide[0]] != shape_of(traced)[wide[0]]:
         return None
     return call.constants.value(constant).double().reshape(-1), -wide[0] - 1
+
+
+def _is_mask(addend: float | tuple[torch.Tensor, int]) -> bool:
+    """Whether something added rules classes out, by minus infinity: that is not linear, and no fault of the weights."""
+    return addend == -math.inf if isinstance(addend, float) else bool((addend[0] == -math.inf).any())
 
 
 def _same_shape(value: Node, call: Call) -> bool:

@@ -218,7 +218,7 @@ def _has_known_sizes(node: NodeProto, typed: Typed | None) -> bool:
     if typed is None:
         return False
     bounds = {one.name: one.i for one in node.attribute}
-    return all(isinstance(size, int) for size in typed.shape[bounds.get("start", 0) : bounds.get("end")])
+    return all(isinstance(size, int) and size > 0 for size in typed.shape[bounds.get("start", 0) : bounds.get("end")])
 
 
 def _stand_in(typed: Typed | None) -> Array:

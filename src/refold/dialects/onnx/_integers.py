@@ -53,7 +53,7 @@ def state_integers(model: ModelProto, inferred: ModelProto | None = None) -> boo
 def _known_shapes(model: ModelProto, asked: Set[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for value in (*model.graph.value_info, *model.graph.input) if asked else ():
         shape = value.type.tensor_type.shape
-        if value.name in asked and value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in shape.dim):
+        if value.name in asked and value.type.tensor_type.HasField("shape") and all(dim.dim_value > 0 for dim in shape.dim):
             yield value.name, tuple(dim.dim_value for dim in shape.dim)
 
 
@@ -63,7 +63,7 @@ def _given(model: ModelProto) -> tuple[dict[str, tuple[int, ...]], dict[str, Arr
     shapes: dict[str, tuple[int, ...]] = {}
     known: dict[str, Array] = {}
     for tensor in model.graph.initializer:
-        if tensor.name in replaceable:
+        if tensor.name in replaceable or any(size < 0 for size in tensor.dims):
             continue
         shapes[tensor.name] = tuple(tensor.dims)
         array = _numbers(tensor)

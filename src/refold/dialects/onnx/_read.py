@@ -7,8 +7,8 @@ from onnx import NodeProto
 from refold.algebra import Obstruction
 from refold.dialects.onnx._call import MISREAD, Call, Reading
 from refold.dialects.onnx._constants import STANDARD, Constants
-from refold.dialects.onnx._load import graphs_of
 from refold.dialects.onnx._layout import Readers
+from refold.dialects.onnx._load import graphs_of
 from refold.dialects.onnx._operators import read
 from refold.dialects.onnx._scopes import Equalities, Scope, broadcast, value_of
 from refold.errors import FoldError

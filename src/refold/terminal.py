@@ -1,0 +1,93 @@
+"""What a person sees in a terminal: explanations as text, results as JSON, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import click
+
+from refold.report import NOTHING, FoldRecord, Report, counted
+
+
+def explanation(report: Report) -> str:
+    """Every fold with what it was and became, every refusal with its law, fact and remedy."""
+    lines = [count(len(report.folds), "fold") if report.folds else NOTHING]
+    for one in report.folds:
+        lines += ["", *_told(one)]
+    if report.refusals:
+        lines += ["", count(len(report.refusals), "refusal")]
+    for refusal in report.refusals:
+        lines += ["", f"  {refusal.node} ({refusal.operation})"]
+        lines += [f"      {part:7} {getattr(refusal, part)}" for part in ("law", "fact", "remedy")]
+    if report.notes:
+        lines += ["", *(f"note: {note}" for note in report.notes)]
+    return "\n".join(lines)
+
+
+def _told(one: FoldRecord) -> Iterator[str]:
+    yield f"  {one.name}"
+    yield f"      was     {counted(one.operations)}"
+    yield f"      from    {', '.join(one.sources[:6])}{f' and {len(one.sources) - 6} more' if len(one.sources) > 6 else ''}"
+    yield f"      became  {count(one.after.operators, 'operator')}, by {' and '.join(one.laws) or 'rewriting'}"
+    for label, name in (("operators", "operators"), ("multiply-adds", "multiply_adds"), ("weights", "weights")):
+        yield f"      {label:13} {getattr(one.before, name):16,} → {getattr(one.after, name):,}"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 fold`, `2 folds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Write data to standard output as JSON, with NaN and infinity as text."""
+    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become text."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
+
+
+@contextmanager
+def progress(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Says on standard error what is being done, where that is a terminal.
+
+    What a model prints in the block goes there too, since standard output is for results.
+    """
+    with redirect_stdout(sys.stderr):
+        if quiet or not sys.stderr.isatty():
+            yield lambda text: None
+            return
+        from rich.console import Console
+        from rich.markup import escape
+
+        with Console(stderr=True).status(escape(text)) as status:
+            yield lambda text: status.update(escape(text))
+
+
+@contextmanager
+def bar(text: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Shows on standard error how many of a known number are done, where that is a terminal; speaks as `progress` does."""
+    with redirect_stdout(sys.stderr):
+        if quiet or not sys.stderr.isatty():
+            yield lambda done: None
+            return
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(escape(text), total=total)
+            yield lambda done: bar.advance(task, done)
