@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from refold.errors import FoldError
 from refold.models._named import NamedModel
-from refold.models._words import SEED, described, existing_file, one_line, torch_or_error
+from refold.models._words import described, existing_file, one_line, torch_or_error
+from refold.verification import SEED
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from refold.errors import FoldError
 from refold.models._weights import ENDINGS, load_weights
-from refold.models._words import SEED, existing_file, kind_of, near, one_line, torch_or_error
+from refold.models._words import existing_file, kind_of, near, one_line, torch_or_error
+from refold.verification import SEED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,9 +10,6 @@ from typing import Any
 
 from refold.errors import FoldError
 
-SEED = 20_261
-"""Seed of what is drawn at random: inputs, and weights where a model comes without."""
-
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """The path, where a file stands there that can be read; else a `FoldError` that suggests names near it."""

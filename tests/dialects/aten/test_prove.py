@@ -11,9 +11,8 @@ from torch import Tensor, nn
 import refold
 from refold.dialects.aten import AtenDeployed, AtenModel, _write
 from refold.dialects.aten._layers import Layer, make_layer
-from refold.folding import SEED
 from refold.plan import make_plan
-from refold.verification import Certificate, certify, demand
+from refold.verification import SEED, Certificate, certify, demand
 from tests.dialects.aten.nets import Net, conv, conv_norm, noise, settled, weight
 
 X = (2, 4, 9, 8)

@@ -391,9 +391,8 @@ def test_a_fold_that_were_wrong_would_be_found() -> None:
     """The proof can fail: it is shown weights that were changed after folding."""
     from refold.dialects.onnx import OnnxModel
     from refold.errors import VerificationError
-    from refold.folding import SEED
     from refold.plan import make_plan
-    from refold.verification import certify, demand
+    from refold.verification import SEED, certify, demand
 
     network = OnnxModel(model_of(*rep_block()))
     deployed = network.write(make_plan(network.graph, network.target))

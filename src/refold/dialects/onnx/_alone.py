@@ -15,8 +15,7 @@ from refold.dialects.onnx._constants import STANDARD
 from refold.dialects.onnx._load import load
 from refold.dialects.onnx._run import Feeds, Session
 from refold.dialects.onnx._tensors import tensor_of
-
-SEED = 20_261
+from refold.verification import SEED
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ QUANTIZED = (
 )  # fmt: skip
 SCATTERS = ("ScatterND", "ScatterElements")
 MOVES = (
-    *SCATTERS, "Pad", "Transpose", "Slice", "Concat", "Expand", "Identity", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Tile",
-    "Cast", "CastLike", "ConstantOfShape",
+    *SCATTERS, "Pad", "Transpose", "Slice", "Concat", "Expand", "Identity", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Flatten",
+    "Tile", "Cast", "CastLike", "ConstantOfShape",
 )  # fmt: skip
 """Operators whose numbers are all numbers that they were given."""
 SIZES = (
-    *MOVES, "Shape", "Size", "Range", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Equal", "Less", "Greater", "Not", "And",
-    "Or", "Where", "NonZero",
+    *MOVES, "Shape", "Size", "Range", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Equal", "Less", "Greater", "Not",
+    "And", "Or", "Where", "NonZero",
 )  # fmt: skip
 """Operators that work out sizes and indices."""
 LARGEST = 1 << 27
@@ -126,7 +126,7 @@ class Constants:
     def _work_out(self, node: NodeProto, owner: Scope) -> None:
         feeds = {one: self._at_hand(one, owner) for one in read_numbers(node)}
         for one in set(filter(None, node.input)) - set(feeds):
-            feeds[one] = _stand_in(owner.typed(one))
+            feeds[one] = stand_in(owner.typed(one))
         if node.op_type == "Identity":
             results = list(feeds.values())
         else:
@@ -196,7 +196,7 @@ class Constants:
             return not any(attribute.name == "sparse_value" for attribute in node.attribute)
         if not onnx.defs.has(node.op_type) or not all(self.has(name, scope) for name in read_numbers(node)):
             return False
-        if node.op_type == "Shape" and not (node.input and _has_known_sizes(node, scope.typed(node.input[0]))):
+        if node.op_type in ("Shape", "Size") and not (node.input and _has_known_sizes(node, scope.typed(node.input[0]))):
             return False
         for name in filter(None, node.output):
             typed = scope.types.get(name)
@@ -208,7 +208,7 @@ class Constants:
 def read_numbers(node: NodeProto) -> list[str]:
     """Inputs whose numbers a node reads: not those of which it asks the shape or the type alone."""
     given = [name for name in node.input if name]
-    if node.domain in STANDARD and node.op_type == "Shape":
+    if node.domain in STANDARD and node.op_type in ("Shape", "Size"):
         return []
     return given[:1] if node.domain in STANDARD and node.op_type == "CastLike" else given
 
@@ -221,7 +221,7 @@ def _has_known_sizes(node: NodeProto, typed: Typed | None) -> bool:
     return all(isinstance(size, int) and size > 0 for size in typed.shape[bounds.get("start", 0) : bounds.get("end")])
 
 
-def _stand_in(typed: Typed | None) -> Array:
+def stand_in(typed: Typed | None) -> Array:
     """Zeros of a shape and type, which take no room."""
     assert typed is not None
     dtype = np.float64 if typed.elem_type in FLOATS else helper.tensor_dtype_to_np_dtype(typed.elem_type)

@@ -114,7 +114,7 @@ def _is_small(operation: str, inputs: list[Array]) -> bool:
             count = sum(map(abs, inputs[1].tolist())) * inputs[0].size
         case _:
             count = 0
-    return 0 <= count <= LARGEST
+    return bool(0 <= count <= LARGEST)
 
 
 def _become_constant(node: NodeProto, result: Array) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
 from refold.dialects.onnx._call import Call
-from refold.dialects.onnx._constants import MOVES, SCATTERS, SIZES, STANDARD, widened
+from refold.dialects.onnx._constants import MOVES, SCATTERS, SIZES, STANDARD, read_numbers, widened
 from refold.dialects.onnx._load import graphs_of
 from refold.dialects.onnx._scopes import Scope, Typed
 from refold.dialects.onnx._tensors import FLOATS, Array
@@ -125,7 +125,9 @@ class _Chain:
             node, typed = self.call.scope.producers[name], self.call.typed(name)
             if typed is None or typed.elem_type not in FLOATS:
                 continue
-            if node.op_type in SCATTERS or (node.op_type == "Concat" and _attribute(node, "axis", 1) % len(typed.shape) >= 2):
+            if node.op_type in SCATTERS:
+                return True
+            if node.op_type == "Concat" and next((one.i for one in node.attribute if one.name == "axis"), 1) % len(typed.shape) >= 2:
                 return True
         return False
 
@@ -152,15 +154,15 @@ class _Chain:
                 if node is None or not self._moves(node, kind):
                     (self.measured if only_shape else leaves).add(one)
                     continue
-                stack.extend((below, only_shape) for below in node.input if below)
+                pass
             elif node is None or typed.elem_type not in INTEGERS or not self._counts(node):
                 if not only_shape:
                     return False
                 self.measured.add(one)
                 continue
-            else:
-                stack.extend((below, only_shape or node.op_type in ("Shape", "Size")) for below in node.input if below)
             self.inner.add(one)
+            numbers = read_numbers(node)
+            stack.extend((below, only_shape or below not in numbers) for below in node.input if below)
         if len(leaves) != 1:
             return False
         (self.root,) = leaves
@@ -168,9 +170,9 @@ class _Chain:
 
     def _moves(self, node: NodeProto, kind: int) -> bool:
         """Whether a node moves numbers of one type and changes none."""
-        if not _is(node, MOVES) or _attribute(node, "reduction", b"none") not in (b"none", b"") or len(node.output) != 1:
+        if not _is(node, MOVES) or len(node.output) != 1 or _reduces(node):
             return False
-        for name in filter(None, node.input):
+        for name in read_numbers(node):
             typed = self.call.typed(name)
             if typed is None or typed.elem_type not in (kind, *INTEGERS):
                 return False
@@ -281,8 +283,6 @@ def _held(attribute: AttributeProto) -> Array | None:
     return None
 
 
-def _attribute(node: NodeProto, name: str, default: int | bytes) -> int | bytes:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return attribute.s if attribute.type == AttributeProto.STRING else attribute.i
-    return default
+def _reduces(node: NodeProto) -> bool:
+    """Whether a scatter adds to what is there, or the like."""
+    return any(one.name == "reduction" and one.s not in (b"none", b"") for one in node.attribute)

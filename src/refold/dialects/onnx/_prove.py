@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from refold.dialects.onnx._constants import Constants, evaluate, wide_node, widened
+from refold.dialects.onnx._constants import Constants, evaluate, read_numbers, stand_in, wide_node, widened
 from refold.dialects.onnx._load import Source
 from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import FLOATS, Array
@@ -68,13 +68,15 @@ class _Bench:
         new = self.written.emitted[fold.value]
         read = dict.fromkeys(name for node in new for name in node.input if name in self.stored and name not in roots)
         folded_weights = {name: widened(np.asarray(self.written.tensors.array(self.stored[name]))) for name in read}
+        measured = _measured(region, set(roots), scope, self.constants)
+        example = {root: self.graph.values[root].example for root in fold.form}
         failure: Exception | None = None
         evidence: RegionEvidence | None = None
-        for shapes in (_small_shapes(self.graph, fold), {root: self.graph.values[root].example for root in fold.form}):
+        for shapes in (example,) if measured else (_small_shapes(self.graph, fold), example):
             random = np.random.default_rng(self.seed)
             inputs = {name: random.standard_normal(shapes[root]) for name, root in roots.items()}
             try:
-                original, peak = _run(region, {**inputs, **weights}, value, self.source)
+                original, peak = _run(region, {**inputs, **weights, **measured}, value, self.source)
                 folded, _ = _run(new, {**inputs, **folded_weights}, value, self.source)
                 magnitude, _ = _run(_absolute(new), _magnitudes({**inputs, **folded_weights}), value, self.source)
             except Exception as error:  # the evaluator's operators raise what they like
@@ -147,9 +149,16 @@ def _region(value: str, scope: Scope, roots: set[str], constants: Constants, ord
         if name in found or (name in roots and name != value) or constants.has(name, scope):
             continue
         found.add(name)
-        stack.extend(one for one in scope.producers[name].input if one)
+        stack.extend(read_numbers(scope.producers[name]))
     makers = (scope.producers[name] for name in sorted(found, key=lambda name: order[scope.key(name)]))
     return list({id(node): node for node in makers}.values())
+
+
+def _measured(region: Sequence[NodeProto], roots: set[str], scope: Scope, constants: Constants) -> dict[str, Array]:
+    """Zeros for what the region asks the shape or the type of and does not make, at the sizes of the example."""
+    made = {name for node in region for name in node.output} | roots
+    names = {name for node in region for name in node.input if name and name not in made and not constants.has(name, scope)}
+    return {name: stand_in(scope.typed(name)) for name in names}
 
 
 def _constants_of(region: Sequence[NodeProto], scope: Scope, constants: Constants) -> list[str]:

@@ -10,10 +10,10 @@ from refold.dialects.onnx._run import Feeds, generated_feeds, given_feeds
 from refold.dialects.onnx._save import save, size_of
 from refold.dialects.onnx._scopes import free_sizes
 from refold.errors import FoldError
+from refold.verification import SEED
 
 LARGEST = 1 << 30
 """Bytes up to which a model is written as one file."""
-SEED = 20_261
 
 
 def as_file(model: Any, path: Path) -> Path:

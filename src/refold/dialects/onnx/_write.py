@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
-from refold.dialects.onnx._constants import STANDARD, Constants
+from refold.dialects.onnx._constants import SIZES, STANDARD, Constants
 from refold.dialects.onnx._layers import Layers
-from refold.dialects.onnx._layout import SIZES
 from refold.dialects.onnx._load import Source, graphs_of
 from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import Tensors, type_name
