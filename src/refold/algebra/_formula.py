@@ -25,6 +25,9 @@ BLOCK = 1 << 18
 DEEPEST = 100
 """Operations within one another up to which a formula is made: working it out takes a few frames of the interpreter for each."""
 
+LARGEST = 1 << 10
+"""Values that a formula is made of up to which it is made: in a chain of skip connections they double with each."""
+
 Memo: TypeAlias = "dict[int, AffineConv]"
 
 
@@ -59,6 +62,11 @@ class Formula(ABC):
     def depth(self) -> int:
         """Operations that lie within one another."""
         return 0
+
+    @property
+    def size(self) -> int:
+        """Values that it is made of, each as often as it is worked out."""
+        return 1
 
     @property
     @abstractmethod
@@ -170,6 +178,10 @@ class _Pair(Formula):
     @cached_property
     def depth(self) -> int:
         return 1 + max(self.left.depth, self.right.depth)
+
+    @cached_property
+    def size(self) -> int:
+        return self.left.size + self.right.size
 
     @cached_property
     def key(self) -> Hashable:
@@ -287,8 +299,8 @@ def add(left: Formula, right: Formula, sizes: Sizes) -> Formula | Obstruction:
     the border, see the same there.
     """
     law = "sum"
-    if max(left.depth, right.depth) >= DEEPEST:
-        return _too_deep(law)
+    if _is_too_much(left, right):
+        return _too_much(law)
     a, b = left.stencil, right.stencil
     if a.rank != b.rank:
         return Obstruction(law, f"one map has {a.rank} spatial axes, the other {b.rank}", "fold them apart")
@@ -325,8 +337,8 @@ def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruct
     Exact when second never reads outside first's output, or reads there what first makes of the continuation of x.
     """
     law = "composition"
-    if max(second.depth, first.depth) >= DEEPEST:
-        return _too_deep(law)
+    if _is_too_much(second, first):
+        return _too_much(law)
     b, a = second.stencil, first.stencil
     if a.rank != b.rank:
         return Obstruction(law, f"the first map has {a.rank} spatial axes, the second {b.rank}", "let both act along the same axis")
@@ -419,8 +431,13 @@ def _solve_diagonal(first: Formula, bias: Array, wanted: Array | None) -> Array 
     return solved if bool(xp.all((scale != 0) | idle)) and bool(xp.all(xp.isfinite(solved))) else None
 
 
-def _too_deep(law: str) -> Obstruction:
-    return Obstruction(law, f"the merged map would be made of more than {DEEPEST} operations within one another", "fold the result again")
+def _is_too_much(left: Formula, right: Formula) -> bool:
+    return max(left.depth, right.depth) >= DEEPEST or left.size + right.size > LARGEST
+
+
+def _too_much(law: str) -> Obstruction:
+    fact = f"the merged map would be made of more than {DEEPEST} operations within one another, or of more than {LARGEST:,} values"
+    return Obstruction(law, fact, "fold the result again")
 
 
 def _is_zero(level: Array) -> bool:

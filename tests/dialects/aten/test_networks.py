@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import refold
 from tests.dialects.aten.nets import (
@@ -130,3 +130,71 @@ def test_layers_called_twice_with_another_norm_are_folded_at_each(seed: int) -> 
     result = fold_exactly(twice, noise(2, 4, 9, 8), other=(noise(3, 4, 5, 5),))
     assert left(result.model) == ["Conv2d", "relu", "Conv2d"]
     assert len(list(result.model.parameters())) == 4
+
+
+def test_a_max_pooling_padded_by_minus_infinity_keeps_its_padding(seed: int) -> None:
+    net = Net(lambda s, x: F.max_pool2d(F.pad(s.a(x), (1, 1, 1, 1), value=-torch.inf), 3), a=conv_norm())
+    fold_exactly(net, noise(2, 4, 9, 8), other=(noise(3, 4, 10, 7),))
+
+
+def test_parameters_of_the_model_itself(seed: int) -> None:
+    result = fold_exactly(
+        Net(lambda s, x: x * s.scale * s.gain + s.shift, scale=weight(4, 1, 1), gain=weight(1), shift=weight(4, 1, 1)), noise(2, 4, 5, 5)
+    )
+    assert list(result.model.state_dict()) == ["folded.weight", "folded.bias"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s, x: torch.sub(s.a(x), s.b(x), alpha=x.shape[2]),
+        lambda s, x: torch.addcmul(s.a(x), s.b(x), s.w, value=x.shape[2]),
+        lambda s, x: F.linear(s.a(x), s.row),
+        lambda s, x: torch.addmm(s.one, s.a(x).flatten(1), s.tall),
+        lambda s, x: torch.cat([s.a(x), s.b(x)[:, :0]], 1) * 2,
+        lambda s, x: F.pad(s.a(x)[:, :0], (1, 1)) * s.w[:0],
+        lambda s, x: (s.a(x) + s.mask).softmax(-1),
+    ],
+)
+def test_operands_that_no_map_is_made_of_stay(function: Any, seed: int) -> None:
+    """A factor that is a size, a weight that is a vector, one bias for all, no channels at all, classes ruled out."""
+    mask = nn.Parameter(torch.tensor([0.0, -torch.inf, 0.0, 0.0, 0.0]))
+    members = {"w": weight(6, 1, 1), "row": weight(5), "one": weight(1), "tall": weight(6 * 25, 3), "mask": mask}
+    fold_exactly(Net(function, a=conv_norm(), b=conv_norm(), **members), noise(2, 4, 5, 5))
+
+
+def test_weights_that_float64_would_change_are_those_of_the_model(seed: int) -> None:
+    edge = nn.Parameter(torch.full((6, 4, 3, 3), 0.1))
+    rows = {
+        "few bits": Net(lambda s, x: F.conv2d(x, s.w.bfloat16().float()) * 2, w=weight(6, 4, 3, 3)),
+        "threshold": Net(lambda s, x: F.conv2d(x, s.w * (s.w.abs() > 0.1).float() + 1) * 2, w=edge),
+        "bits": Net(lambda s, x: F.conv2d(x, (s.w.detach().view(torch.int32) & -65536).view(torch.float32)) * 2, w=weight(6, 4, 3, 3)),
+    }
+    x = noise(2, 4, 9, 8, dtype=torch.float32)
+    for model in rows.values():
+        folded = refold.fold(model, (x,)).model
+        assert distance(model(x), folded(x)) < 1e-6
+
+
+def test_a_write_to_what_an_idle_dropout_gives_is_a_write_to_its_input(seed: int) -> None:
+    def written(net: Any, x: Tensor) -> Tensor:
+        y = net.a(x)
+        z = F.dropout(y, 0.5, net.training)
+        z += 1
+        result: Tensor = y * 2 + z
+        return result
+
+    fold_exactly(Net(written, a=conv_norm()), noise(2, 4, 9, 8))
+
+
+def test_long_chains_of_skip_connections(seed: int) -> None:
+    """Each doubles the ways from the input to the output, so that the merged map would be worked out twice as long."""
+
+    def chain(net: Any, x: Tensor) -> Tensor:
+        for _ in range(24):
+            x = net.a(x) / 2 + x / 2
+        return x
+
+    settled(model := Net(chain, a=conv(4, 4, 1, padding=0)))
+    x = noise(2, 4, 5, 5)
+    assert distance(model(x), refold.fold(model, (x,)).model(x)) < EXACT

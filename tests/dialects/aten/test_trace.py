@@ -237,3 +237,36 @@ def test_an_exported_program_is_read_too(seed: int) -> None:
         result = refold.fold(program, given)
         assert left(result.model) == ["Conv2d"]
         assert distance(model(noise(5, 4, 9, 8)), result.model(noise(5, 4, 9, 8))) < EXACT
+
+
+def test_buffers_that_forward_sets_anew_come_back(seed: int) -> None:
+    class Counting(nn.Module):
+        calls: Tensor
+        mean: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3)
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("mean", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            self.mean.copy_(x.mean())  # written and never read
+            y: Tensor = self.conv(x) * 2 + self.calls
+            return y
+
+    model = settled(Counting())
+    calls = model.calls
+    folded = refold.fold(model, (noise(2, 4, 9, 8),)).model
+    assert model.calls is calls
+    assert float(calls) == float(model.mean) == 0
+    x = noise(3, 4, 7, 7)
+    assert distance(model(x), folded(x)) < EXACT
+    assert float(folded.get_buffer("mean")) == float(x.mean())
+
+
+def test_inputs_that_are_spread_over_the_batch(seed: int) -> None:
+    model = settled(Net(lambda s, x, y: s.a(x) * 2 + y, a=conv()))
+    inputs = (noise(2, 4, 9, 8), noise(1, 6, 9, 8))
+    assert distance(model(*inputs), refold.fold(model, inputs).model(*inputs)) < EXACT

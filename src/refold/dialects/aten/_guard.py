@@ -7,6 +7,7 @@ notes a condition; the folded network checks those that tell paths apart.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +19,16 @@ from torch import nn
 
 _SIZE = re.compile(r"(L(?:\[(?:'[^']*'|\d+)\])+)\.size\(\)\[(\d+)\]")
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
-    ast.Pow: operator.pow, ast.USub: operator.neg, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt,
-    ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.Pow: operator.pow, ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.USub: operator.neg,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "max": max, "min": min, "abs": abs, "float": float, "math.trunc": math.trunc, "math.floor": math.floor, "math.ceil": math.ceil,
+    "math.sqrt": math.sqrt,
 }  # fmt: skip
 
-Tree: TypeAlias = "int | str | tuple[Any, ...]"
+Tree: TypeAlias = "int | float | str | tuple[Any, ...]"
 """A number, the position of a size as text, or a function and its arguments."""
 
 
@@ -37,7 +42,10 @@ class Condition:
 
     def holds(self, sizes: Sequence[int]) -> bool:
         """Whether it does for these sizes, in the order of `places`."""
-        return bool(_value(self.tree, sizes))
+        try:
+            return bool(_value(self.tree, sizes))
+        except ZeroDivisionError:  # sizes below all that the model takes
+            return False
 
 
 def fixed_size(name: str, axis: int, size: int) -> Condition:
@@ -57,7 +65,7 @@ def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
         place = (inputs.get(match[1], ""), int(match[2]))
         return places.setdefault(place, f"s{len(places)}")
 
-    expression = _SIZE.sub(name, source).replace("torch.sym_max", "max").replace("torch.sym_min", "min")
+    expression = _SIZE.sub(name, source).replace("torch.sym_", "")
     text = _SIZE.sub(lambda match: f"{inputs.get(match[1], match[1])}.shape[{match[2]}]", source).replace("torch.sym_", "")
     try:
         tree = _tree(ast.parse(expression, mode="eval").body)
@@ -98,7 +106,7 @@ class SizeGuard(nn.Module):
 def _tree(node: ast.AST) -> Tree:
     """Sums, products and comparisons of sizes; `ValueError` for anything else."""
     match node:
-        case ast.Constant(value=int() as number):
+        case ast.Constant(value=int() | float() as number):
             return number
         case ast.Name(id=name) if re.fullmatch(r"s\d+", name):
             return name[1:]
@@ -108,14 +116,14 @@ def _tree(node: ast.AST) -> Tree:
             return (operator.neg, _tree(operand))
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATORS:
             return (_OPERATORS[type(op)], _tree(left), _tree(right))
-        case ast.Call(func=ast.Name(id="max" | "min" as name), args=args, keywords=[]):
-            return (max if name == "max" else min, *map(_tree, args))
+        case ast.Call(func=func, args=args, keywords=[]) if ast.unparse(func) in _FUNCTIONS:
+            return (_FUNCTIONS[ast.unparse(func)], *map(_tree, args))
         case _:
             raise ValueError(f"{ast.dump(node)} is more than arithmetic of sizes")
 
 
 def _value(tree: Tree, sizes: Sequence[int]) -> Any:
-    if isinstance(tree, int):
+    if isinstance(tree, (int, float)):
         return tree
     if isinstance(tree, str):
         return sizes[int(tree)]
@@ -127,6 +135,7 @@ def _tells_nothing(tree: tuple[Any, ...]) -> bool:
     """Whether a condition is one that torch makes of any size, and no path through the model hangs on.
 
     Such are: that something is not 0 or 1; that one size is one number; that two products of sizes differ, asked to tell strides apart.
+    Whether the difference of two sizes is 0 or more is none of them: that is how a model compares one size with the other.
     """
     compare, left, *rest = tree
     right = rest[0] if rest else None
@@ -134,10 +143,22 @@ def _tells_nothing(tree: tuple[Any, ...]) -> bool:
         return isinstance(left, str) and isinstance(right, int)
     if compare is operator.ne:
         plain = isinstance(left, str) and (isinstance(right, str) or right not in (0, 1))
-        return not (plain or _has(tree, operator.mod))
-    least = {operator.ge: (0, 1, 2), operator.gt: (0, 1)}
-    return right in least.get(compare, ()) or compare not in (operator.ge, operator.gt, operator.le, operator.lt)
+        return not (plain or _has(tree, operator.mod) or (right == 0 and _compares_two(left)))
+    least = {operator.ge: (0, 1, 2), operator.gt: (0, 1) if isinstance(left, str) else (0,)}
+    is_noise = right in least.get(compare, ()) and not _compares_two(left)
+    return is_noise or compare not in (operator.ge, operator.gt, operator.le, operator.lt)
 
 
 def _has(tree: Tree, act: Callable[..., Any]) -> bool:
     return isinstance(tree, tuple) and (tree[0] is act or any(_has(one, act) for one in tree[1:]))
+
+
+def _compares_two(tree: Tree) -> bool:
+    """Whether something is a difference in which two different sizes stand."""
+    return isinstance(tree, tuple) and tree[0] is operator.add and _has(tree, operator.neg) and len(_sizes(tree)) > 1
+
+
+def _sizes(tree: Tree) -> set[str]:
+    if isinstance(tree, str):
+        return {tree}
+    return set().union(*map(_sizes, tree[1:])) if isinstance(tree, tuple) else set()

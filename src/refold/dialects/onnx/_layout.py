@@ -154,7 +154,6 @@ class _Chain:
                 if node is None or not self._moves(node, kind):
                     (self.measured if only_shape else leaves).add(one)
                     continue
-                pass
             elif node is None or typed.elem_type not in INTEGERS or not self._counts(node):
                 if not only_shape:
                     return False
