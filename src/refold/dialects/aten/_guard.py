@@ -53,11 +53,17 @@ def fixed_size(name: str, axis: int, size: int) -> Condition:
     return Condition((operator.eq, "0", size), f"axis {axis} of `{name}` is {size}", ((name, axis),))
 
 
-def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
+def more_than_one(name: str, axis: int) -> Condition:
+    """The condition that an axis is not of size one, which torch takes for granted of every size that is free."""
+    return Condition((operator.gt, "0", 1), f"axis {axis} of `{name}` is more than 1", ((name, axis),))
+
+
+def read_condition(source: str, inputs: Mapping[str, str], *, doubtful: bool = False) -> Condition | None:
     """What torch notes, as in `L['x'].size()[2] <= 100`, or None where it tells no paths apart or holds more than arithmetic.
 
     `inputs` names the input that each `L[...]` is. Notes that a size is not 0 or 1 are left out: torch makes them of every size; so are
-    notes that a size is some number, which `fixed_size` gives for those that matter.
+    notes that a size is some number, which `fixed_size` gives for those that matter. `doubtful` gives those of the first kind, and none
+    else: now and then a model does hang on one.
     """
     places: dict[tuple[str, int], str] = {}
 
@@ -71,7 +77,7 @@ def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
         tree = _tree(ast.parse(expression, mode="eval").body)
     except (SyntaxError, ValueError):
         return None
-    if not places or any(not place for place, _ in places) or not isinstance(tree, tuple) or _tells_nothing(tree):
+    if not places or any(not place for place, _ in places) or not isinstance(tree, tuple) or _tells_nothing(tree) is not doubtful:
         return None
     return Condition(tree, text, tuple(places))
 
