@@ -105,8 +105,10 @@ def test_where_nothing_runs_the_status_is_that_of_bad_input() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_prints_what_was_measured(folder: Path, sent: signal.Signals, status: int) -> None:
-    command = [sys.executable, "-m", "refold", "bench", "bench_nets:slow", "--engine", "torch", "--seconds", "600", "--no-floor"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs this in the background has children ignore SIGINT, so the process takes it up again itself.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from refold.cli import main; main()"
+    words = ["bench", "bench_nets:slow", "--engine", "torch", "--seconds", "600", "--no-floor"]
+    process = subprocess.Popen([sys.executable, "-c", start, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
         while not (folder / "began").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -116,6 +118,7 @@ def test_ctrl_c_prints_what_was_measured(folder: Path, sent: signal.Signals, sta
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == status, err
     assert "bench_nets:slow" in out
     assert "interrupted: this is what was measured until then" in out
