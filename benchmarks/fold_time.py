@@ -6,18 +6,15 @@ python -m benchmarks.fold_time
 from __future__ import annotations
 
 import argparse
-import ctypes
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 
-import psutil
 import torch
 
 import refold
 from benchmarks._networks import settled
 from benchmarks._timing import interleaved
+from refold.bench._memory import peak_memory
 from refold.dialects.aten import AtenModel
 from refold.plan import make_plan
 
@@ -45,38 +42,17 @@ def measure_time() -> None:
     print(f"time: cloning {cloning:.2f} s, folding {folding:.2f} s; folding ÷ cloning {folding / cloning:.2f} (bar {TIME_BAR})")
 
 
-def peak_beyond(function: Callable[[], object]) -> int:
-    """Bytes by which the resident memory of this process rises at most while a function runs."""
-    process, done = psutil.Process(), threading.Event()
-    peak: int = 0
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, process.memory_info().rss)
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed before counts as free
-    before = process.memory_info().rss
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        kept = function()
-        peak = max(peak, process.memory_info().rss)
-        del kept
-    finally:
-        done.set()
-        watching.join()
-    return int(peak - before)
-
-
 def measure_memory() -> None:
     """Print the ratio of memory; in a process of its own, where nothing was folded before."""
     network, weights = traced()
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
-    peak = peak_beyond(lambda: folded(network))
-    shown = f"memory: weights {size / 1e6:.0f} MB, peak beyond the model {peak / 1e6:.0f} MB"
-    print(f"{shown}; peak ÷ weights {peak / size:.2f} (bar {MEMORY_BAR})")
+    with peak_memory() as peak:
+        folded(network)
+    if peak.bytes is None:
+        print("memory: not measured, this system does not tell the peak of a process")
+        return
+    shown = f"memory: weights {size / 1e6:.0f} MB, peak beyond the model {peak.bytes / 1e6:.0f} MB"
+    print(f"{shown}; peak ÷ weights {peak.bytes / size:.2f} (bar {MEMORY_BAR})")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What DownConv and SegmentAttention reach: plans counted, outputs compared, and costs as ratios within one run.
 
-python benchmarks/segments.py             everything, about five minutes on one core
-python benchmarks/segments.py --only speed
+python -m benchmarks.segments             everything, about five minutes on one core
+python -m benchmarks.segments --only speed
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks._timing import interleaved
+from refold.bench._memory import peak_memory
 from refold.geometry import SegmentPlan
 from refold.geometry._segments import _RULES, Discipline
 from refold.nn.down_conv import DownConv
@@ -104,18 +103,6 @@ class FullAttention(nn.Module):
         return y
 
 
-def interleaved(rounds: int, *functions: Callable[[], object]) -> list[float]:
-    """The median seconds of each, run in turn so that a busy machine slows all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(rounds + 1):
-        for kept, function in zip(times, functions, strict=True):
-            started = time.perf_counter()
-            function()
-            if turn:  # the first turn warms up
-                kept.append(time.perf_counter() - started)
-    return [statistics.median(kept) for kept in times]
-
-
 def attention(n: int, causal: bool = False) -> SegmentAttention:
     """The layer of the issue's table."""
     return SegmentAttention(HIDDEN, HEADS, n, SEGMENTS, FIRST_KERNEL, causal)
@@ -126,11 +113,11 @@ def speed() -> None:
     with torch.no_grad():
         for n in (1024, 2048, 4096, 8192, 16384):
             down, x = DownConv(n, HIDDEN, SEGMENTS, FIRST_KERNEL), torch.randn(BATCH, n, HIDDEN)
-            ours, theirs = interleaved(15, lambda: down(x), lambda: as_convolutions(down, x))  # noqa: B023
+            ours, theirs = interleaved([lambda: down(x), lambda: as_convolutions(down, x)], 15)  # noqa: B023
             print(f"DownConv forward, {n:>6} steps: {theirs / ours:5.1f} times faster than as Conv1d (bar 3)")
     for causal in (False, True):
         layers = [(attention(n, causal), torch.randn(BATCH, n, HIDDEN)) for n in (1024, 16384)]
-        short, long = interleaved(9, *(lambda a=a, x=x: a(x).sum().backward() for a, x in layers))
+        short, long = interleaved([lambda a=a, x=x: a(x).sum().backward() for a, x in layers], 9)
         kind = "causal" if causal else "plain"
         print(f"SegmentAttention forward and backward, 1,024 to 16,384 steps, {kind}: cost grows {long / short:.1f} times (bar 18)")
     with torch.no_grad():
@@ -139,7 +126,7 @@ def speed() -> None:
             x = torch.randn(BATCH, n, HIDDEN)
             for causal in (False, True):
                 module = attention(n, causal)
-                ours, theirs = interleaved(3 if n > 9000 else 7, lambda: module(x), lambda: full(x))  # noqa: B023
+                ours, theirs = interleaved([lambda: module(x), lambda: full(x)], 3 if n > 9000 else 7)  # noqa: B023
                 kind = "causal" if causal else "plain"
                 print(f"SegmentAttention forward, {n:>6} steps, {kind}: {theirs / ours:5.1f} times faster than full attention (bar {bar})")
 
@@ -153,8 +140,12 @@ def memory() -> None:
     """The peak of a forward and a backward pass at 16,384 steps, in a process of its own, beyond what the process had before."""
     n = 16384
     for kind in ("plain", "causal"):
-        command = [sys.executable, __file__, "--only", f"memory-{kind}"]
-        used = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        command = [sys.executable, "-m", "benchmarks.segments", "--only", f"memory-{kind}"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if said == "None":
+            print(f"SegmentAttention peak at {n:,} steps, {kind}: not measured, this system does not tell it")
+            continue
+        used = int(said)
         needed = BATCH * HEADS * n * n * 4
         print(
             f"SegmentAttention peak at {n:,} steps, {kind}: {used / 2**20:,.0f} MB, "
@@ -167,9 +158,9 @@ def measure_memory(causal: bool) -> None:
     n = 16384
     module, x = attention(n, causal), torch.randn(BATCH, n, HIDDEN)
     attention(1024, causal)(x[:, :1024]).sum().backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    module(x).sum().backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
+    with peak_memory() as peak:
+        module(x).sum().backward()
+    print(peak.bytes)
 
 
 def leaks() -> None:
