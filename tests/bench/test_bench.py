@@ -256,11 +256,13 @@ def test_the_result_is_json_and_a_table(file: Path, x: Tensor) -> None:
 
 def test_peak_memory_holds_the_weights(x: Tensor) -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(192, 40_000))
-    for engine in ("torch", "onnxruntime"):
+    # torch holds the weights once. ONNX Runtime holds them two or three times while it loads, from run to run (what it read, the
+    # initializer, the same packed for its kernels), and some megabytes of its own; a fourth time would be ours.
+    for engine, most in (("torch", 1.5), ("onnxruntime", 4)):
         (one,) = bench([wide], x, engines=[engine], seconds=SHORT).measurements
         if one.peak_memory is None:
             pytest.skip("this system does not tell the peak of its memory")
-        assert 0.9 < one.peak_memory / (192 * 40_000 * 4) < 3
+        assert 0.9 < one.peak_memory / (192 * 40_000 * 4) < most
 
 
 @pytest.mark.parametrize(
