@@ -221,6 +221,31 @@ def test_fold_as_json(folder: Path) -> None:
     assert result.stderr == "building the network\n"  # what a model prints stays off standard output
 
 
+def test_a_report_is_a_page_beside_the_model(folder: Path) -> None:
+    result = refold_("fold", "nets:with_inputs", "-o", "deploy.onnx", "--report", "report.html", "--no-latency")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "report: report.html"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<h1>nets:with_inputs</h1>" in page
+    assert json.loads((folder / "deploy.certificate.json").read_text())["sha256"] in page
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--report", "report.pdf"], "cannot write report.pdf: a report is a page; give a name that ends in .html"),
+        (["--report", "no/such/report.html"], "there is no folder no/such; make it first"),
+        (["--report", "."], "cannot write .: a report is a page"),
+        (["--no-latency"], "--no-latency goes with --report; add it"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(folder: Path, words: list[str], says: str) -> None:
+    result = refold_("fold", "nets:with_inputs", "-o", "deploy.onnx", *words)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not (folder / "deploy.onnx").exists()
+
+
 def test_fold_without_proof() -> None:
     result = refold_("fold", "nets:with_inputs", "-o", "w.safetensors", "--no-verify", "--json")
     assert json.loads(result.stdout)["certificate"] is None
@@ -268,7 +293,7 @@ def test_check_finds_nothing() -> None:
 
 def test_explain_shows_folds_and_refusals() -> None:
     said = refold_("explain", "nets:with_inputs").stdout
-    for part in ("1 fold\n", "was     conv2d + ", "from    0.weight, 1.weight, ", "became  1 operator, by composition", "2 → 1"):
+    for part in ("1 fold\n", "was     conv2d + ", "batch_norm 1 ← conv2d 0 ← input", "became  Conv2d, by composition", "2 → 1"):
         assert part in said
     refused = refold_("explain", "nets:padded", *SHAPE).stdout
     for part in ("1 refusal\n", "      law     composition", "      fact    ", "      remedy  "):

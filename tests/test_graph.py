@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refold.algebra import Formula, Leaf, Obstruction, convolution
-from refold.graph import IDENTITY, Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, sum_maps, without_bias
+from refold.graph import IDENTITY, Graph, Linear, Map, Moved, Opaque, Refusal, Scalar, Value, compose_maps, sum_maps, without_bias
 from tests.algebra.oracle import apply, numbers, probe
 
 ROOT = Value("x", (None, 4, None, 7), (2, 4, 6, 7))
@@ -22,7 +22,7 @@ maps = st.one_of(scalars, unpadded)
 
 def run(mapped: Map | Obstruction, x: torch.Tensor = X) -> torch.Tensor:
     """What a map makes of an input."""
-    assert not isinstance(mapped, Obstruction)
+    assert not isinstance(mapped, (Obstruction, Moved))
     if isinstance(mapped, Scalar):
         return mapped.scale * x + mapped.shift
     return apply(mapped.evaluate(), x)

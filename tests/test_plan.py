@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from refold.algebra import AffineConv, Formula, Leaf, convolution, scale_and_shift, transposed_convolution, window
 from refold.geometry import Window
-from refold.graph import Graph, Linear, Map, Opaque, Scalar, Value
+from refold.graph import Graph, Linear, Map, Moved, Opaque, Scalar, Value
 from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 
@@ -122,10 +122,12 @@ def run(graph: Graph, plan: Plan, size: int = SIZE) -> dict[str, torch.Tensor]:
         if isinstance(node, Opaque):
             values[name] = sum((values[root] for root in node.inputs[1:]), values[node.inputs[0]]).relu()
             continue
-        parts = [
-            mapped.scale * values[root] + mapped.shift if isinstance(mapped, Scalar) else apply(mapped.evaluate(), values[root])
-            for root, mapped in forms.get(name, node.terms).items()
-        ]
+        parts = []
+        for root, mapped in forms.get(name, node.terms).items():
+            assert not isinstance(mapped, Moved)
+            parts.append(
+                mapped.scale * values[root] + mapped.shift if isinstance(mapped, Scalar) else apply(mapped.evaluate(), values[root])
+            )
         values[name] = sum(parts[1:], parts[0])
     return {name: values[name] for name in graph.outputs}
 

@@ -56,7 +56,7 @@ def test_the_python_runs_and_prints_what_is_shown(
 def test_the_commands_run_and_end_as_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = commands(ENGLISH)
-    assert [command.split()[1] for command, _ in found] == ["fold", "check", "check", "explain", "verify", "padding", "segments"]
+    assert [command.split()[1] for command, _ in found] == ["fold", "fold", "check", "check", "explain", "verify", "padding", "segments"]
     for command, status in found:
         ended = CliRunner().invoke(main, shlex.split(command)[1:])
         assert ended.exit_code == status, f"{command}\n{ended.output}"

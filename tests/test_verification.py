@@ -87,6 +87,21 @@ def test_a_border_that_is_wrong_in_one_place_fails() -> None:
     assert not judge_region(replace(evidence, folded=folded)).passed
 
 
+def test_what_a_fold_says_it_changed_is_granted_and_no_more() -> None:
+    """A constant that was taken for another adds so much to the bound where it is seen, and there alone."""
+    evidence = folded_layer(torch.float32)
+    slack = torch.zeros(8, 1, 1, dtype=torch.float64)
+    slack[2] = 1e-3
+    plain, granted = judge_region(evidence), judge_region(replace(evidence, slack=slack))
+    assert granted.bound == pytest.approx(1e-3, rel=0.1)
+    assert granted.residual == plain.residual
+    for channel, moved, passed in ((2, 1e-3, True), (2, 1.1e-3, False), (3, 1e-3, False)):
+        folded = evidence.original.clone()
+        folded[:, channel] += moved
+        assert judge_region(replace(evidence, folded=folded, slack=slack)).passed is passed
+        assert not judge_region(replace(evidence, folded=folded)).passed
+
+
 def test_a_region_of_another_shape_fails() -> None:
     evidence = folded_layer(torch.float32)
     proof = judge_region(replace(evidence, folded=evidence.folded[..., 1:]))
@@ -229,6 +244,16 @@ def test_an_empty_output_passes() -> None:
     assert judge_output(OutputEvidence("output", empty, empty, empty.double(), 2.0**-24, 3)).passed
 
 
+def test_differences_are_counted_by_powers_of_two_of_the_scale() -> None:
+    original = torch.tensor([[8.0, 1.0, 2.0, 4.0, 0.5]])
+    gaps = torch.tensor([[0.0, 8 * 2.0**-10, 8 * 1.5 * 2.0**-10, 8 * 2.0**-9, 0.0]])
+    check = judge_output(OutputEvidence("output", original, original + gaps, original.double(), 2.0**-24, 3))
+    assert (check.equal, check.histogram) == (2, ((-10, 2), (-9, 1)))
+    assert check.equal + sum(count for _, count in check.histogram) == original.numel()
+    same = judge_output(OutputEvidence("output", original, original.clone(), original.double(), 2.0**-24, 3))
+    assert (same.equal, same.histogram) == (5, ())
+
+
 def test_a_network_of_zeros_has_no_room() -> None:
     zeros = torch.zeros(2, 3)
     evidence = OutputEvidence("output", zeros, zeros, zeros.double(), 2.0**-24, 3)
@@ -259,7 +284,7 @@ def test_a_certificate_passes_and_is_plain_data() -> None:
     assert data["regions"][0]["name"] == "stage"
     assert data["largest_difference"] == certificate.largest_difference > 0
     text = str(certificate)
-    assert text.startswith("1 regions compared in float64, the worst at 0.")
+    assert text.startswith("1 region compared in float64, the worst at 0.")
     assert "from the float64 truth" in text
     assert text.endswith("same function")
     assert "NOT" not in text
@@ -269,6 +294,13 @@ def test_nothing_to_compare_passes() -> None:
     certificate = certify([], [])
     assert certificate == Certificate()
     assert (certificate.passed, certificate.largest_difference) == (True, 0.0)
+    assert str(certificate) == "nothing was compared"
+
+
+def test_a_certificate_says_no_more_than_was_compared() -> None:
+    assert str(certify([folded_layer(torch.float32)], [])).endswith("\nsame function in each region; the outputs were not compared")
+    assert str(certify([], [output()])).endswith("\nsame function")
+    assert str(certify([folded_layer(torch.float32, off)], [])).endswith("\nNOT the same function")
 
 
 def test_demand_names_the_region_that_failed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refold.datasets import Batch
+from refold.dialects import is_onnx
 from refold.errors import FoldError
 
 
@@ -80,7 +80,7 @@ def as_inputs(model: Any, batch: Batch) -> Any:
 
 def channels_of(model: Any, example: Any) -> int | None:
     """The channels of the first input, where it is a batch of images; None where that is not known."""
-    if _is_onnx(model):
+    if is_onnx(model):
         return int(_dialect(model).channels(model) or 0) or None
     first = next(iter(example.values() if isinstance(example, dict) else example), None) if example else None
     return int(first.shape[1]) if first is not None and getattr(first, "ndim", 0) == 4 else None
@@ -91,12 +91,8 @@ def _runner(model: Any) -> Callable[[Any], list[NDArray[Any]]]:
     return run
 
 
-def _is_onnx(model: Any) -> bool:
-    return isinstance(model, (str, os.PathLike)) or type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir")
-
-
 def _dialect(model: Any) -> Any:
-    if _is_onnx(model):
+    if is_onnx(model):
         from refold.dialects import onnx
 
         return onnx

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from refold.dialects import is_onnx
 from refold.errors import FoldError, VerificationError
 from refold.verification import Certificate
 
@@ -73,7 +74,7 @@ def weights_of(model: Any) -> Weights:
         from refold.dialects import aten
 
         return hash_weights(aten.stored_weights(Path(model)))
-    if isinstance(model, (str, os.PathLike)) or type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir"):
+    if is_onnx(model):
         from refold.dialects import onnx
 
         return hash_weights(onnx.weights(model))

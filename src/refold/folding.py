@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +14,9 @@ from typing import Any, Protocol
 
 from refold.artifacts import replacing
 from refold.census import Census
-from refold.certificates import Proof, Tensor, hash_weights, write_with
+from refold.certificates import Proof, Tensor, beside, hash_weights, write_with
+from refold.dialects import is_onnx
+from refold.drawing import Drawing, draw
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
@@ -42,6 +45,9 @@ class Deployed(Protocol):
 
     def name_of(self, fold: Fold) -> str:
         """The name under which a fold stands in the network."""
+
+    def operations_of(self, fold: Fold) -> tuple[str, ...]:
+        """The operators that a fold became."""
 
     def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
         """Each fold, run both ways."""
@@ -85,11 +91,14 @@ class Network(Protocol):
 class FoldResult:
     """A folded network and what there is to say of it.
 
-    `files` are those that the original lies in, if it does; `proof` is what a certificate says, None where nothing was verified.
+    `name` is what the original is called; `drawing` is the network before and after as boxes and arrows; `files` are those that the
+    original lies in, if it does; `proof` is what a certificate says, None where nothing was verified.
     """
 
     report: Report
+    name: str
     deployed: Deployed = field(repr=False)
+    drawing: Drawing = field(repr=False)
     files: tuple[Path, ...] = ()
     proof: Proof | None = None
 
@@ -114,6 +123,31 @@ class FoldResult:
             else:
                 write_with(draft, self.proof, self._put)
         return place
+
+    def save_report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        output: str | os.PathLike[str] | None = None,
+        latency: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write all that there is to say as one page, an .html that opens from disk: figures, the network before and after, the proof.
+
+        `name` is what to call the original; `output` the file that `save` wrote, whose certificate is shown; `latency` what
+        `refold.bench.bench(...).to_dict()` gave.
+
+        Raises `FoldError` where the ending is another, the file cannot be written, or the packages of `refold[report]` are missing.
+        """
+        from refold.page import write_page
+
+        saved = None if output is None else Path(output)
+        written = {"output": None if saved is None else saved.name, "bytes": None if saved is None else saved.stat().st_size}
+        facts = {"model": name or self.name, **written, **self.report.to_dict(), "latency": None if latency is None else dict(latency)}
+        certificate = None
+        if saved is not None and self.proof is not None:
+            certificate = json.loads(beside(saved).read_text(encoding="utf-8"))
+        return write_page(path, facts, self.drawing, certificate)
 
     def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str]) -> None:
         if _kind(draft) != "onnx":
@@ -180,7 +214,8 @@ def fold(
         inputs = {"given": list(network.inputs)} if network.inputs else {"drawn_from_seed": SEED}
         laws = {record.name: record.laws for record in report.folds}
         proof = Proof(_name(model), weights, inputs, laws, certificate)
-    return FoldResult(report, deployed, files, proof)
+    drawing = draw(network.graph, deployed.folds, deployed.operations_of)
+    return FoldResult(report, _name(model), deployed, drawing, files, proof)
 
 
 def check(model: Any, example_inputs: Any = None, *, kwargs: Mapping[str, Any] | None = None) -> tuple[str, ...]:
@@ -245,17 +280,17 @@ def _name(model: Any) -> str:
 
 
 def _is_onnx(model: Any) -> bool:
-    """Whether the ONNX dialect reads a model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; the packages are not loaded to know."""
-    if isinstance(model, (str, os.PathLike)):
-        if Path(model).suffix.lower() in (".pt2", ".pt", ".pth", ".safetensors"):
-            raise FoldError(f"{os.fspath(model)} is a path; load the model first and pass it with example inputs, or use the command line")
-        return True
-    return type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir")
+    """Whether the ONNX dialect reads a model; a path to something of PyTorch's is misuse."""
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in (".pt2", ".pt", ".pth", ".safetensors"):
+        raise FoldError(f"{os.fspath(model)} is a path; load the model first and pass it with example inputs, or use the command line")
+    return is_onnx(model)
 
 
 def _record(one: Fold, deployed: Deployed) -> FoldRecord:
     sources = dict.fromkeys(name for node in one.nodes for name in node.sources)
-    return FoldRecord(deployed.name_of(one), tuple(node.operation for node in one.nodes), tuple(sources), one.laws, one.before, one.after)
+    operations = tuple(node.operation for node in one.nodes)
+    became = deployed.operations_of(one)
+    return FoldRecord(deployed.name_of(one), operations, became, tuple(sources), one.laws, one.before, one.after)
 
 
 def _versions() -> dict[str, str]:

@@ -14,13 +14,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from refold.algebra import Chain, Formula, Obstruction, Selection, Sum
-from refold.graph import Graph, Linear, Map, Opaque, Refusal, Scalar, Value, compose_maps, shared_folder, sum_maps, without_bias
+from refold.algebra import Carried, Chain, Formula, Obstruction, Selection, Sum
+from refold.graph import (
+    Graph,
+    Linear,
+    Map,
+    Moved,
+    Opaque,
+    Refusal,
+    Scalar,
+    Value,
+    as_moved,
+    compose_maps,
+    shared_folder,
+    sum_maps,
+    without_bias,
+)
 
 Form: TypeAlias = "Mapping[str, Map]"
 
 DEPTH = 6
 """How many values are tried together where the first alone is too dear."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How values are tried: up to `depth` together; where nothing is saved, only those that at most `readers` nodes read."""
+
+    depth: int
+    readers: float
+
+
+STAGES = (Stage(1, readers=1), Stage(1, readers=math.inf), Stage(DEPTH, readers=math.inf))
+"""The next begins where the last finds nothing more; what it finds sends all back to the first.
+
+What saves no operator may open the way to what does, as a convolution that becomes a term of the sum behind it. It may also close the way:
+a batch norm that moves into both readers of its output leaves what stands in front of it with two readers, and can no longer join that.
+"""
 
 
 class Target(Protocol):
@@ -103,8 +133,9 @@ class _Planner:
     pinned: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, Obstruction] = field(default_factory=dict)
     versions: Counter[str] = field(default_factory=Counter)
-    tried: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    tried: dict[tuple[str, Stage], tuple[object, ...]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
 
     def plan(self) -> Plan:
         self.order = {name: position for position, name in enumerate(self.graph.nodes)}
@@ -116,14 +147,15 @@ class _Planner:
                 case Linear():
                     self.forms[node.output] = node.terms
                     self.costs[node.output] = cost_as_it_stands(node, self.graph)
-                    for root in node.terms:
+                    for root, mapped in node.terms.items():
                         self.readers.setdefault(root, set()).add(node.output)
+                        self.asked.update(name for step in as_moved(mapped).steps for name in step.reads)
                 case Opaque():
                     for name in node.inputs:
                         self.pinned.setdefault(name, f"{node.output} ({node.operation}) reads it too")
         for name in self.graph.outputs:
             self.pinned.setdefault(name, "it is an output of the model")
-        while self._pass():
+        while any(self._pass(stage) for stage in STAGES):
             pass
         folds = self._folds()
         return Plan(folds, (*self.graph.refusals, *self._refusals(folds)))
@@ -138,26 +170,39 @@ class _Planner:
                 needed.update(node.terms)
         return needed
 
-    def _pass(self) -> bool:
+    def _pass(self, stage: Stage) -> bool:
+        """Try every value once."""
         changed = False
         for name in reversed([name for name in self.graph.nodes if name in self.forms]):
             readers = self.readers.get(name, set())
             if name not in self.forms:
                 continue
-            state = (self.versions[name], *((reader, self.versions[reader]) for reader in sorted(readers)))
-            if not readers or self.tried.get(name) == state:
+            measured = self._is_measured(name)
+            state = (self.versions[name], measured, *((reader, self.versions[reader]) for reader in sorted(readers)))
+            if not readers or self.tried.get((name, stage)) == state:
                 continue
-            self.tried[name] = state
-            changed |= self._bypass(name) if name in self.pinned else self._eliminate(name)
+            self.tried[name, stage] = state
+            changed |= self._bypass(name) if measured or name in self.pinned else self._eliminate(name, stage)
         return changed
 
-    def _eliminate(self, name: str) -> bool:
+    def _is_measured(self, name: str) -> bool:
+        """Whether a rearrangement that is to be written asks for the shape of a value."""
+        if name not in self.asked:
+            return False
+        return any(name in step.reads for form in self.forms.values() for mapped in form.values() for step in as_moved(mapped).steps)
+
+    def _eliminate(self, name: str, stage: Stage) -> bool:
         """Put the form of a value in the place of its name everywhere, if that is exact and no dearer.
 
         Where it is dearer, what the value reads and what stands beside it is tried along with it, up to a few values: a padding filled
         with a bias is dear alone and costs nothing once the convolution in front of it is gone too, and a concatenation goes whole.
         """
         forms = {reader: self.forms[reader] for reader in self.readers[name]}
+        if len(forms) > 1 and any(_takes_part(form[name]) for form in forms.values()):
+            self.reasons[name] = Obstruction(
+                "selection", f"{len(forms)} nodes read it, some of them a part of its channels", "apply what is to merge before it is split"
+            )
+            return False
         before = sum((self.costs[reader] for reader in forms), Cost())
         gone: list[str] = []
         current: str | None = name
@@ -172,16 +217,16 @@ class _Planner:
                         return False
                     forms[reader] = changed
             gone.append(current)
-            reason = self._dearer(forms, before)
+            reason = self._dearer(forms, before, stage)
             if reason is None:
                 self._accept(forms, gone)
                 return True
             if len(gone) == 1:
                 self.reasons[name] = reason
-            current = self._next(gone, forms) if len(gone) < DEPTH else None
+            current = self._next(gone, forms) if len(gone) < stage.depth else None
         return False
 
-    def _dearer(self, forms: Mapping[str, Form], before: Cost) -> Obstruction | None:
+    def _dearer(self, forms: Mapping[str, Form], before: Cost, stage: Stage) -> Obstruction | None:
         after = Cost()
         for reader, form in forms.items():
             cost = self._cost(reader, form)
@@ -189,6 +234,8 @@ class _Planner:
                 return cost
             after += cost
         dearer = after.excess_over(before)
+        if dearer is None and after.operators == before.operators and len(forms) > stage.readers:
+            dearer = f"{after.operators:,} operators as before"
         if dearer is None:
             return None
         shared = f" since {len(forms)} nodes read it" if len(forms) > 1 else ""
@@ -198,7 +245,8 @@ class _Planner:
         """A value that the last one reads, or else one beside it, that nothing else needs."""
         beside = (root for form in forms.values() for root in form)
         for root in (*self.forms[gone[-1]], *beside):
-            if root in self.forms and root not in (*self.pinned, *gone, *forms) and self.readers[root] <= {*forms, *gone}:
+            free = root in self.forms and root not in (*self.pinned, *gone, *forms) and not self._is_measured(root)
+            if free and self.readers[root] <= {*forms, *gone}:
                 return root
         return None
 
@@ -228,7 +276,12 @@ class _Planner:
                 changed = True
         if not changed:
             self.reasons.setdefault(
-                name, Obstruction("use", f"the value between is needed elsewhere: {self.pinned[name]}", "let one node alone read it")
+                name,
+                Obstruction(
+                    "use",
+                    f"the value between is needed elsewhere: {self.pinned.get(name, 'its shape is asked for')}",
+                    "let one node alone read it",
+                ),
             )
         return changed
 
@@ -244,34 +297,41 @@ class _Planner:
         self.costs[name] = cost
 
     def _substitute(self, form: Form, name: str) -> Form | Obstruction:
+        """The form with that of a value in the place of its name; terms keep their order."""
         outer = form[name]
-        result: dict[str, Map] = {root: mapped for root, mapped in form.items() if root != name}
-        for position, (root, inner) in enumerate(self.forms[name].items()):
-            value = self.graph.values[root]
-            composed = compose_maps(outer if position == 0 else without_bias(outer), inner, value)
-            if isinstance(composed, Obstruction):
-                return composed
-            if root in result:
-                composed = sum_maps(result[root], composed, value)
+        result: dict[str, Map] = {}
+        for reading, mapped in form.items():
+            terms = {reading: mapped} if reading != name else self.forms[name]
+            for position, (root, inner) in enumerate(terms.items()):
+                value = self.graph.values[root]
+                composed: Map | Obstruction = inner
+                if reading == name:
+                    composed = compose_maps(outer if position == 0 else without_bias(outer), inner, value)
+                if not isinstance(composed, Obstruction) and root in result:
+                    composed = sum_maps(result[root], composed, value)
                 if isinstance(composed, Obstruction):
                     return composed
-            result[root] = composed
+                result[root] = composed
         return result
 
     def _cost(self, name: str, form: Form) -> Cost | Obstruction:
         """What a new form costs when written."""
         value = self.graph.values[name]
         total = Cost(operators=len(form) - 1)
+        behind = {moved.after.rearrangement: moved.after for moved in map(as_moved, form.values()) if moved.after is not None}
+        total += Cost(sum(len(layout.steps) for layout in behind.values()))
         for root, mapped in form.items():
+            moved = as_moved(mapped)
             work = _multiply_adds(mapped, value, self.graph.values[root])
-            if isinstance(mapped, Scalar):
-                parts = int(mapped.scale != 1.0) + int(mapped.shift != 0.0)
-                total += Cost(parts, work)
+            total += Cost(0 if moved.before is None else len(moved.before.steps), work)
+            inner, dimensions = moved.inner, len(value.shape if moved.after is None else moved.after.rearrangement.inputs)
+            if isinstance(inner, Scalar):
+                total += Cost(int(inner.scale != 1.0) + int(inner.shift != 0.0))
                 continue
-            if isinstance(mapped, Selection):
+            if isinstance(inner, Selection):
                 return Obstruction("writing", "only some parts of a concatenation merge", "let all its parts read the same value alike")
-            operators = self.target.operators(mapped, len(value.shape))
-            if operators is None and mapped.fill is not None:
+            operators = self.target.operators(inner, dimensions)
+            if operators is None and inner.fill is not None:
                 return Obstruction(
                     "writing",
                     "the merged map would have to pad each channel with a constant of its own, for which there is no operator",
@@ -279,7 +339,7 @@ class _Planner:
                 )
             if operators is None:
                 return Obstruction("writing", "the merged map has paddings that no single operator has", "pad alike in all branches")
-            total += Cost(operators, work, mapped.stencil.weights)
+            total += Cost(operators, 0, inner.stencil.weights)
         return total
 
     def _folds(self) -> tuple[Fold, ...]:
@@ -331,15 +391,33 @@ def _is_identity(mapped: Map) -> bool:
     return isinstance(mapped, Scalar) and mapped.is_identity
 
 
+def _takes_part(mapped: Map) -> bool:
+    """Whether a map reads some of the channels alone: to put another map in its place there would tear that one apart."""
+    match mapped:
+        case Selection():
+            return len({one for one in mapped.sources if one is not None}) < mapped.channels
+        case Sum():
+            return _takes_part(mapped.left) and _takes_part(mapped.right)
+        case Chain():
+            return _takes_part(mapped.right)
+        case Carried() | Moved():
+            return _takes_part(mapped.inner)
+    return False
+
+
 def _multiply_adds(mapped: Map, output: Value, root: Value) -> int:
+    moved = as_moved(mapped)
+    mapped, items = moved.inner, math.prod(output.example)
+    if moved.after is not None:
+        items *= math.prod(step.mean_of for step in moved.after.steps)
     if isinstance(mapped, Scalar):
-        return 0 if mapped.is_identity else math.prod(output.example)
+        return 0 if mapped.is_identity else items
     if isinstance(mapped, Selection):
         return 0
     stencil = mapped.stencil
     if stencil.is_upsampled:
         return math.prod(root.example) * stencil.out_channels // stencil.groups * math.prod(stencil.taps)
-    return math.prod(output.example) * stencil.fan_in
+    return items * stencil.fan_in
 
 
 def _laws(mapped: Map) -> set[str]:
@@ -349,4 +427,8 @@ def _laws(mapped: Map) -> set[str]:
             return {"sum", *_laws(mapped.left), *_laws(mapped.right)}
         case Chain():
             return {"composition", *_laws(mapped.left), *_laws(mapped.right)}
+        case Carried():
+            return {"rearrangement", *_laws(mapped.inner)}
+        case Moved():
+            return {"rearrangement", *_laws(mapped.inner)}
     return set()

@@ -21,7 +21,7 @@ from refold.artifacts import replacing
 from refold.datasets import Batch, Dataset
 from refold.errors import FoldError
 from refold.folding import FoldResult, fold
-from refold.graph import Scalar
+from refold.graph import Scalar, as_moved
 from refold.plan import Fold
 
 LEVELS = 127
@@ -180,7 +180,7 @@ def find_regions(result: FoldResult) -> Iterator[Region]:
 
 
 def _regions(one: Fold, name: str) -> Iterator[Region]:
-    for mapped in one.form.values():
+    for mapped in (as_moved(mapped).inner for mapped in one.form.values()):
         if isinstance(mapped, Scalar) or mapped.stencil.is_diagonal:
             continue
         leaves = {leaf.key: leaf for leaf in mapped.leaves() if leaf.names and not leaf.stencil.is_diagonal}

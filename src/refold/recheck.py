@@ -92,20 +92,13 @@ def read_pair(
     folded_weights: Path | None = None,
     certificate: Path | None = None,
     inputs: Callable[[NamedModel], Any] = make_inputs,
-    locating: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Pair:
     """Read two models and hold them to the certificate of the second, if it has one.
 
-    `inputs` gives example inputs for a model that was read; `locating` says that values will be compared one by one. Raises
-    `VerificationError` where the certificate was changed, or is of other files or weights; `FoldError` where a file cannot be read, or is
-    an ONNX file whose values are wanted.
+    `inputs` gives example inputs for a model that was read. Raises `VerificationError` where the certificate was changed, or is of other
+    files or weights; `FoldError` where a file cannot be read.
     """
-    for name in (original, folded):
-        if locating and Path(name).suffix.lower() == ".onnx":
-            raise FoldError(
-                f"--locate compares the values of PyTorch models alone, and {name} is an ONNX file; name the modules, or .pt2 files"
-            )
     file = folded_weights or (Path(folded) if Path(folded).suffix.lower() in FILES else None)
     if file is None and certificate is not None:
         raise FoldError(f"{folded} is not a file, so no certificate can be of it; give the file that was certified")

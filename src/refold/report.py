@@ -24,6 +24,11 @@ ROWS = (
 )
 
 
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 fold`, `2 folds`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
+
+
 def counted(operations: Iterable[str]) -> str:
     """Operators with their numbers: `2 conv2d + batch_norm`."""
     return " + ".join(f"{n} {operation}" if n > 1 else operation for operation, n in Counter(operations).items())
@@ -39,10 +44,11 @@ NOTHING = "nothing to fold: the network has no two linear operators that merge"
 
 @dataclass(frozen=True, slots=True)
 class FoldRecord:
-    """One fold: the name of what it became, the operators it replaced, the laws it used, its cost before and after."""
+    """One fold: the name of what it became, the operators it replaced and became, the laws it used, its cost before and after."""
 
     name: str
     operations: tuple[str, ...]
+    became: tuple[str, ...]
     sources: tuple[str, ...]
     laws: tuple[str, ...]
     before: Cost
@@ -84,7 +90,7 @@ class Report:
             before, after = getattr(self.before, name), getattr(self.after, name)
             lines.append(f"{label:16}{before:16,}{after:16,}")
         lines.append("")
-        lines.append(f"{len(self.folds)} fold{'s' if len(self.folds) > 1 else ''}" if self.folds else NOTHING)
+        lines.append(count(len(self.folds), "fold") if self.folds else NOTHING)
         if self.refusals:
             laws = Counter(refusal.law for refusal in self.refusals)
             lines.append(f"{len(self.refusals)} refused: " + ", ".join(f"{n} by {law}" for law, n in laws.most_common()))

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import click
 
-from refold.report import NOTHING, FoldRecord, Report, counted
+from refold.drawing import Drawing
+from refold.report import NOTHING, FoldRecord, Report, count, counted
+
+DRAWN = 24
+"""Lines of a drawing that an explanation shows."""
 
 
-def explanation(report: Report) -> str:
-    """Every fold with what it was and became, every refusal with its law, fact and remedy."""
+def explanation(report: Report, drawing: Drawing) -> str:
+    """Every fold with what it was, branch by branch, and became, every refusal with its law, fact and remedy."""
     lines = [count(len(report.folds), "fold") if report.folds else NOTHING]
-    for one in report.folds:
-        lines += ["", *_told(one)]
+    for number, one in enumerate(report.folds):
+        lines += ["", *_told(one, list(drawing.branches_of(number)))]
     if report.refusals:
         lines += ["", count(len(report.refusals), "refusal")]
     for refusal in report.refusals:
@@ -29,18 +33,15 @@ def explanation(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _told(one: FoldRecord) -> Iterator[str]:
+def _told(one: FoldRecord, drawn: Sequence[str]) -> Iterator[str]:
     yield f"  {one.name}"
     yield f"      was     {counted(one.operations)}"
-    yield f"      from    {', '.join(one.sources[:6])}{f' and {len(one.sources) - 6} more' if len(one.sources) > 6 else ''}"
-    yield f"      became  {count(one.after.operators, 'operator')}, by {' and '.join(one.laws) or 'rewriting'}"
+    yield from (f"              {line}" for line in drawn[:DRAWN])
+    if len(drawn) > DRAWN:
+        yield f"              and {count(len(drawn) - DRAWN, 'line')} more"
+    yield f"      became  {counted(one.became)}, by {' and '.join(one.laws) or 'rewriting'}"
     for label, name in (("operators", "operators"), ("multiply-adds", "multiply_adds"), ("weights", "weights")):
         yield f"      {label:13} {getattr(one.before, name):16,} → {getattr(one.after, name):,}"
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: `1 fold`, `2 folds`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """Judges whether a folded network is the same function: error measures, bounds that are derived, and the certificate.
 
 No tolerance stands free. A region is compared in float64, where the only difference allowed is the one rounding of the folded weights
-(`u |K| * |x|`, componentwise) and the rounding of the float64 sums themselves. A whole network may be no further from its float64 truth
-than `FACTOR` times what the original already was, one rounding of the output's scale granted; or, where every region has passed, no
-further than the roundings of sums as long as its own explain.
+(`u |K| * |x|`, componentwise), the rounding of the float64 sums themselves, and what the fold says it changed by taking two constants as
+one that are known no better than they differ. A whole network may be no further from its float64 truth than `FACTOR` times what the
+original already was, one rounding of the output's scale granted; or, where every region has passed, no further than the roundings of sums
+as long as its own explain.
 
 Bounds on sums: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1.
 """
@@ -34,7 +35,8 @@ class RegionEvidence:
     """One region run both ways in float64 on the same random input.
 
     `magnitude` is the folded region with the absolute values of its weights and input, `peak` the largest number that the original region
-    had on its way, `length` the longest sum, `rounding` the unit roundoff of the dtype that the folded weights are stored in.
+    had on its way, `length` the longest sum, `rounding` the unit roundoff of the dtype that the folded weights are stored in. `slack` is
+    what the fold says that it changes, by taking constants as one that the original holds twice and rounded apart.
     """
 
     name: str
@@ -45,6 +47,7 @@ class RegionEvidence:
     peak: float
     length: int
     rounding: float
+    slack: Any = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class OutputCheck:
     `difference` is the largest between folded and original, `scale` the largest number of the output; `original_error` and
     `folded_error` are the distances from the float64 truth, None where the original does not run in float64. `agreement` is the share of
     positions with the same largest class where the output looks like class scores, or of equal numbers where it holds integers.
+    `histogram` counts numbers by their difference relative to the scale: `(k, n)` for n of them from 2**k up to 2**(k + 1); `equal` are
+    those without any.
     """
 
     name: str
@@ -96,6 +101,8 @@ class OutputCheck:
     bound: float
     agreement: float | None
     passed: bool
+    equal: int = 0
+    histogram: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,8 @@ class Certificate:
 
     def __str__(self) -> str:
         worst = max((region.ratio for region in self.regions), default=0.0)
-        lines = [f"{len(self.regions)} regions compared in float64, the worst at {worst:.2g} of its bound"] if self.regions else []
+        regions = "1 region" if len(self.regions) == 1 else f"{len(self.regions)} regions"
+        lines = [f"{regions} compared in float64, the worst at {worst:.2g} of its bound"] if self.regions else []
         for output in self.outputs:
             relative = output.difference / output.scale if output.scale else output.difference
             truth = (
@@ -134,7 +142,15 @@ class Certificate:
             agreement = "" if output.agreement is None else f"; agreement {output.agreement:.2%}"
             named = "output" if output.name == "output" else f"output {output.name}"
             lines.append(f"{named}: largest difference {relative:.2g} of its scale{truth}{agreement}")
-        return "\n".join([*lines, "same function" if self.passed else "NOT the same function"])
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        """What was shown, and no more than that."""
+        if not self.passed:
+            return "NOT the same function"
+        if self.outputs:
+            return "same function"
+        return "same function in each region; the outputs were not compared" if self.regions else "nothing was compared"
 
 
 def judge_region(evidence: RegionEvidence) -> RegionProof:
@@ -150,7 +166,7 @@ def judge_region(evidence: RegionEvidence) -> RegionProof:
         return RegionProof(evidence.name, evidence.operations, math.inf, 0.0, math.inf, 0.0)
     # ±(1 + UNIT-sized) terms: the float64 sums of both sides, each no longer than `length`, over numbers no larger than `peak`.
     sums = 8 * evidence.length * UNIT
-    bound = evidence.rounding * (1 + 2.0**-10) * evidence.magnitude + sums * (evidence.magnitude + evidence.peak)
+    bound = evidence.rounding * (1 + 2.0**-10) * evidence.magnitude + sums * (evidence.magnitude + evidence.peak) + evidence.slack
     residual = xp.abs(evidence.original - evidence.folded)
     nothing, one = xp.zeros_like(bound), xp.ones_like(bound)
     ratios = xp.where(bound > 0, residual / xp.where(bound > 0, bound, one), xp.where(residual == 0, nothing, math.inf * one))
@@ -184,7 +200,9 @@ def judge_output(evidence: OutputEvidence, *, proven: bool = False) -> OutputChe
     zero = xp.zeros_like(wide[0])
     first, second = (xp.where(finite, array, zero) for array in wide)
     scale = float(xp.max(xp.abs(first)))
-    difference = float(xp.max(xp.abs(first - second)))
+    gaps = xp.abs(first - second)
+    difference = float(xp.max(gaps))
+    spread = _histogram(gaps, scale)
     agreement = None
     if original.ndim == 2 and 2 <= original.shape[1] <= 100_000:
         agreement = float(xp.mean(xp.astype(xp.argmax(first, axis=1) == xp.argmax(second, axis=1), xp.float64)))
@@ -192,13 +210,23 @@ def judge_output(evidence: OutputEvidence, *, proven: bool = False) -> OutputChe
     rounded = FACTOR * evidence.rounding * scale * math.sqrt(max(1, evidence.length))
     if evidence.truth is None or evidence.rounding <= UNIT or not bool(xp.all(xp.isfinite(evidence.truth) | ~finite)):
         # No finer truth is to be had.
-        return OutputCheck(evidence.name, difference, scale, None, None, rounded, agreement, same_infinities and difference <= rounded)
+        passed = same_infinities and difference <= rounded
+        return OutputCheck(evidence.name, difference, scale, None, None, rounded, agreement, passed, *spread)
     truth = xp.where(finite, evidence.truth, zero)
     errors = [float(xp.max(xp.abs(array - truth))) for array in (first, second)]
     bound = FACTOR * (errors[0] + evidence.rounding * scale)
     if proven:
         bound = max(bound, rounded)
-    return OutputCheck(evidence.name, difference, scale, errors[0], errors[1], bound, agreement, same_infinities and errors[1] <= bound)
+    passed = same_infinities and errors[1] <= bound
+    return OutputCheck(evidence.name, difference, scale, errors[0], errors[1], bound, agreement, passed, *spread)
+
+
+def _histogram(gaps: Any, scale: float) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """How many differences are none, and how many lie between each power of two of the scale and the next."""
+    xp = array_namespace(gaps)
+    unequal = gaps[gaps > 0] / (scale or 1.0)
+    powers, counts = xp.unique_counts(xp.floor(xp.log2(unequal)))
+    return math.prod(gaps.shape) - math.prod(unequal.shape), tuple((int(power), int(n)) for power, n in zip(powers, counts, strict=True))
 
 
 def _judge_integers(evidence: OutputEvidence) -> OutputCheck:

@@ -13,11 +13,13 @@ from hypothesis import assume, given, settings
 
 from refold.algebra import (
     AffineConv,
+    Chain,
     Formula,
     Leaf,
     Mode,
     Obstruction,
     Sizes,
+    Sum,
     add,
     add_formulas,
     batch_norm,
@@ -89,9 +91,18 @@ def test_a_composition_is_one_after_the_other(drawn: tuple[AffineConv, AffineCon
         assert_same(formula, (first,), sizes, wanted)
 
 
+def has_exact_fills(formula: Formula) -> bool:
+    """Whether float64 holds the fills that were solved for: one divided by a scale of three is rounded."""
+    fill = formula.fill
+    if fill is not None and not bool((fill * 2**20 % 1 == 0).all()):
+        return False
+    return not isinstance(formula, (Sum, Chain)) or (has_exact_fills(formula.left) and has_exact_fills(formula.right))
+
+
 @given(expressions())
 def test_whole_expressions(drawn: tuple[Formula, Sizes]) -> None:
     formula, sizes = drawn
+    assume(has_exact_fills(formula))
     value = formula.evaluate()
     assert value.stencil == formula.stencil
     for chosen in trial_sizes(sizes, value):

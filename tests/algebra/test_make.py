@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from refold.algebra import (
     AffineConv,
     Mode,
+    Stencil,
     average_pool,
     batch_norm,
     convolution,
@@ -22,12 +24,14 @@ from refold.algebra import (
     linear,
     scale_and_shift,
     transposed_convolution,
+    transposed_geometry,
     transposed_kernel,
     window,
 )
 from refold.errors import AlgebraError
 from refold.geometry import Window
 from tests.algebra.drawn import divisors
+from tests.algebra.drawn import windows as drawn_windows
 from tests.algebra.oracle import CONVOLUTIONS, TRANSPOSED, apply, brute, numbers, probe, tensor
 
 POOLS: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -73,6 +77,26 @@ def test_transposed_convolution(data: st.DataObject) -> None:
     assert value.stencil.output_sizes(x.shape[2:]) == tuple(wanted.shape[2:]) == tuple(sizes)
     assert torch.equal(brute(value, x), wanted)
     assert torch.equal(apply(value, x), wanted)
+
+
+@given(drawn_windows(upsample=3, low=-1, high=5), st.booleans())
+def test_the_geometry_of_a_transposed_convolution_goes_round(drawn: Window, symmetric: bool) -> None:
+    """What is found makes the very window; nothing is found only where no numbers that a layer takes make it."""
+    kernel = numbers(1, 2, 2, drawn.kernel)
+
+    def made(before: int, after: int, extra: int) -> Window:
+        options = {"stride": drawn.upsample, "dilation": drawn.dilation, "output_padding": extra}
+        return transposed_convolution(kernel, padding=[(before, after)], **options).windows[0]
+
+    geometry = transposed_geometry(Stencil(2, 2, 1, (drawn,)), symmetric=symmetric)
+    if geometry is not None:
+        ((pair,), (extra,)) = geometry
+        assert made(*pair, extra) == drawn
+        assert min(*pair, extra) >= 0
+        assert not symmetric or pair[0] == pair[1]
+        return
+    for before, after, extra in itertools.product(range(12), range(12), range(max(drawn.upsample, drawn.dilation))):
+        assert made(before, after, extra) != drawn or (symmetric and before != after)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])

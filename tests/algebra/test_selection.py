@@ -35,6 +35,14 @@ def test_the_level_of_a_constant_is_the_constant_rearranged() -> None:
     np.testing.assert_array_equal(selection.level(None), [0.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize("widths", [(2, 3, 1), (4,)])
+def test_parts_side_by_side_are_their_concatenation(widths: tuple[int, ...], rng: np.random.Generator) -> None:
+    parts = [torch.from_numpy(rng.normal(size=(2, width, 5))) for width in widths]
+    selections = Selection.side_by_side(widths, 1, SOMEWHERE)
+    total = sum(torch.conv1d(x, one.evaluate().kernel) for x, one in zip(parts, selections, strict=True))
+    assert torch.equal(total, torch.cat(parts, 1))  # type: ignore[arg-type]
+
+
 def test_a_convolution_of_a_concatenation_of_convolutions_is_one(rng: np.random.Generator) -> None:
     x = torch.from_numpy(rng.normal(size=(2, 4, 9)))
     weights = [torch.from_numpy(rng.normal(size=size)) for size in ((3, 4, 1), (2, 4, 1), (6, 5, 3))]

@@ -45,6 +45,11 @@ def test_the_demo_from_training_to_table(tmp_path: Path, capsys: pytest.CaptureF
     assert "All four predict the same digit for every one of the 450 held-out images." in printed.out
     for name in ("train.onnx", "deploy.onnx", "deploy.pt2"):
         assert (tmp_path / "new" / "folder" / name).stat().st_size > 100_000
+    page = tmp_path / "new" / "folder" / "report.html"
+    assert printed.out.splitlines()[-1].startswith(f"Report: {page} ")
+    text = page.read_text(encoding="utf-8")
+    assert "A RepVGG for handwritten digits" in text
+    assert "6 folds proven in float64" in text
     assert refold.check(tmp_path / "new" / "folder" / "deploy.onnx") == ()
     assert refold.check(tmp_path / "new" / "folder" / "train.onnx")
 

@@ -96,6 +96,20 @@ def mobile_one(widths: Sequence[float], branches: int) -> nn.Module:
     return nn.Sequential(*layers, *head(before))
 
 
+class FastViTEmbedding(nn.Module):
+    """pointwise(gelu(B K7 x + B K3 x)) at half the size, the two convolutions depthwise (FastViT, Vasu et al. 2023)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.large = conv_bn(inputs, outputs, 7, stride=2, padding=3, groups=inputs)
+        self.small = conv_bn(inputs, outputs, 3, stride=2, padding=1, groups=inputs)
+        self.point = MobileOneBlock(outputs, outputs, kernel=1, branches=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.point(F.gelu(self.large(x) + self.small(x)))
+        return y
+
+
 def fast_vit_stage(channels: int = 48, outputs: int = 96, depth: int = 2) -> nn.Module:
     """Two stages of FastViT-T8 (Vasu et al. 2023) with the patch embedding between them."""
 
@@ -110,18 +124,7 @@ def fast_vit_stage(channels: int = 48, outputs: int = 96, depth: int = 2) -> nn.
 
         return [part for _ in range(depth) for part in (RepMixer(width), Residual(feed_forward(), channels=width))]
 
-    class Embedding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.large = conv_bn(channels, outputs, 7, stride=2, padding=3, groups=channels)
-            self.small = conv_bn(channels, outputs, 3, stride=2, padding=1, groups=channels)
-            self.point = MobileOneBlock(outputs, outputs, kernel=1, branches=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.point(F.gelu(self.large(x) + self.small(x)))
-            return y
-
-    return nn.Sequential(*blocks(channels), Embedding(), *blocks(outputs))
+    return nn.Sequential(*blocks(channels), FastViTEmbedding(channels, outputs), *blocks(outputs))
 
 
 def rep_vit(flags: Sequence[Sequence[int]] = ((1, 0, 0), (1, 0, 0), (1, 0) * 7 + (0,), (1, 0))) -> nn.Module:

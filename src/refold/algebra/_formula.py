@@ -1,4 +1,4 @@
-"""Expressions over affine convolutions: their shape and the laws they obey are known at once, their numbers are worked out when asked.
+"""Expressions over affine convolutions: their shape is known at once, their numbers are worked out when asked.
 
 A plan tries many sums and compositions and keeps few. A formula says what each would be without multiplying anything, and is then
 evaluated some output channels at a time, so that folding a large network needs little memory beside its result.
@@ -9,24 +9,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 from array_api_compat import array_namespace, device
 
 from refold.algebra import _kernels
-from refold.algebra._affine import AffineConv, Array, Mode, Obstruction, Sizes, Stencil
+from refold.algebra._affine import AffineConv, Array, Stencil
 from refold.geometry import Window
 
 BLOCK = 1 << 18
 """Numbers of a kernel that are worked out at a time: 2 MiB, about the size of a cache."""
 
-DEEPEST = 100
-"""Operations within one another up to which a formula is made: working it out takes a few frames of the interpreter for each."""
-
-LARGEST = 1 << 10
-"""Values that a formula is made of up to which it is made: in a chain of skip connections they double with each."""
+UNIT = 2.0**-53
+"""Unit roundoff of float64, the dtype of all arithmetic here."""
 
 Memo: TypeAlias = "dict[int, AffineConv]"
 
@@ -57,6 +54,24 @@ class Formula(ABC):
     @abstractmethod
     def peak(self) -> float:
         """No number of the kernel is larger in absolute value. A bound, NaN or infinite where a leaf is not finite."""
+
+    @property
+    @abstractmethod
+    def rounding(self) -> float:
+        """Unit roundoff of the coarsest dtype that its numbers were stored in: so well are they known."""
+
+    @abstractmethod
+    def gain(self, level: Array) -> Array:
+        """No output channel moves by more where the input moves by up to `level` in each channel: (in,) to (out,)."""
+
+    def swing(self, gap: Array) -> Array:
+        """No output channel moves by more where some places of the input move by `gap`, (in,) with its signs, and others do not."""
+        return self.gain(_absolute(gap))
+
+    @property
+    def slack(self) -> Array | None:
+        """How far each output channel may lie from the layers that it is made of where constants were taken as one, (out,), or None."""
+        return None
 
     @property
     def depth(self) -> int:
@@ -115,11 +130,15 @@ class Formula(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Leaf(Formula):
-    """A value that is given. `names` say where its numbers came from, `key` is equal for leaves of the same numbers."""
+    """A value that is given. `names` say where its numbers came from, `key` is equal for leaves of the same numbers.
+
+    `rounding` is the unit roundoff of the dtype that they were stored in, whatever dtype they are in by now.
+    """
 
     value: AffineConv
     names: tuple[str, ...] = ()
     origin: Hashable = None
+    rounding: float = UNIT
 
     @cached_property
     def stencil(self) -> Stencil:  # type: ignore[override]
@@ -139,6 +158,12 @@ class Leaf(Formula):
         xp = array_namespace(kernel)
         return max(float(xp.max(kernel)), -float(xp.min(kernel)))
 
+    def gain(self, level: Array) -> Array:
+        return _kernels.response(_absolute(_kernels.to_float64(self.value.kernel)), self.value.groups, level)
+
+    def swing(self, gap: Array) -> Array:
+        return _kernels.swing(_kernels.to_float64(self.value.kernel), self.value.groups, gap)
+
     @property
     def anywhere(self) -> Array:
         return self.value.kernel
@@ -149,7 +174,7 @@ class Leaf(Formula):
     def linear_part(self) -> Formula:
         value = self.value
         bare = AffineConv(value.kernel, 0 * value.bias, value.windows, value.groups, value.mode)
-        return Leaf(bare, self.names, None if self.origin is None else ("linear part", self.origin))
+        return Leaf(bare, self.names, None if self.origin is None else ("linear part", self.origin), self.rounding)
 
     def _level(self, constant: Array | None) -> Array:
         bias = _kernels.to_float64(self.value.bias)
@@ -184,6 +209,10 @@ class _Pair(Formula):
         return self.left.size + self.right.size
 
     @cached_property
+    def rounding(self) -> float:
+        return max(self.left.rounding, self.right.rounding)
+
+    @cached_property
     def key(self) -> Hashable:
         fill = None if self.fill is None else tuple(self.fill.tolist())
         return (self.symbol, self.left.key, self.right.key, self.stencil, fill)
@@ -209,6 +238,16 @@ class Sum(_Pair):
     @property
     def peak(self) -> float:
         return self.left.peak + self.right.peak
+
+    def gain(self, level: Array) -> Array:
+        return self.left.gain(level) + self.right.gain(level)
+
+    def swing(self, gap: Array) -> Array:
+        return self.left.swing(gap) + self.right.swing(gap)
+
+    @cached_property
+    def slack(self) -> Array | None:
+        return _total(self.left.slack, self.right.slack)
 
     def _level(self, constant: Array | None) -> Array:
         return self.left.level(constant) + self.right.level(constant)
@@ -236,17 +275,35 @@ class Sum(_Pair):
 
 @dataclass(frozen=True, eq=False)
 class Chain(_Pair):
-    """`left(right(x))`."""
+    """`left(right(x))`.
+
+    `gap` is how far the constant that left pads with lies from what right makes there, (middle,), where the two were taken as one.
+    """
 
     symbol = "@"
+    gap: Array | None = None
 
     @property
     def peak(self) -> float:
         return self.left.peak * self.right.peak * self.left.stencil.fan_in
 
+    def gain(self, level: Array) -> Array:
+        return self.left.gain(self.right.gain(level))
+
+    def swing(self, gap: Array) -> Array:
+        if self.right.stencil.moves_channels_alone:
+            return self.left.swing(self.right.level(gap) - self.right.level(None))
+        return self.left.gain(self.right.swing(gap))
+
+    @cached_property
+    def slack(self) -> Array | None:
+        here = None if self.gap is None else self.left.swing(self.gap)
+        before = None if self.right.slack is None else self.left.gain(self.right.slack)
+        return _total(_total(self.left.slack, before), here)
+
     def _level(self, constant: Array | None) -> Array:
         between = self.right.level(constant)
-        return self.left.level(None if _is_zero(between) else between)
+        return self.left.level(None if is_zero(between) else between)
 
     def block(self, rows: range | None, memo: Memo) -> AffineConv:
         second, first, stencil = self.left, self.right, self.stencil
@@ -292,169 +349,15 @@ def _tap_steps(second: Window, first: Window, joined: Window) -> tuple[int, int]
     return far, near
 
 
-def add(left: Formula, right: Formula, sizes: Sizes) -> Formula | Obstruction:
-    """The sum of two maps of one root: `left(x) + right(x)`.
-
-    Exact when both move alike, take equally many positions (for every input, or for the sizes at hand) and, where both read outside
-    the border, see the same there.
-    """
-    law = "sum"
-    if _is_too_much(left, right):
-        return _too_much(law)
-    a, b = left.stencil, right.stencil
-    if a.rank != b.rank:
-        return Obstruction(law, f"one map has {a.rank} spatial axes, the other {b.rank}", "fold them apart")
-    if (a.in_channels, a.out_channels) != (b.in_channels, b.out_channels):
-        return Obstruction(
-            law, f"channels {a.in_channels} → {a.out_channels} and {b.in_channels} → {b.out_channels} differ", "fold them apart"
-        )
-    for axis, (one, other, n) in enumerate(zip(a.windows, b.windows, sizes, strict=True)):
-        if not one.aligned(other, n):
-            known = "every size" if n is None else f"size {n}"
-            return Obstruction(
-                law,
-                f"on axis {axis} the windows do not take the same positions at {known}: kernel {one.kernel}, stride {one.stride}, "
-                f"padding ({one.before}, {one.after}) against kernel {other.kernel}, stride {other.stride}, "
-                f"padding ({other.before}, {other.after})",
-                "give both the same stride and paddings that keep them centred on each other"
-                + (", or trace with a fixed size" if n is None else ""),
-            )
-    outside = (a.reads_outside(sizes), b.reads_outside(sizes))
-    mode, fill = (a.mode, left.fill) if outside[0] else (b.mode, right.fill)
-    if all(outside):
-        if a.mode != b.mode:
-            return Obstruction(law, f"one map continues its input by {a.mode}, the other by {b.mode}", "use one padding mode for both")
-        if not _same_level(left.fill, right.fill):
-            return Obstruction(law, "the two maps pad their input with different constants", "pad both with the same value")
-    windows = tuple(one.union(other, n) for one, other, n in zip(a.windows, b.windows, sizes, strict=True))
-    stencil = Stencil(a.in_channels, a.out_channels, math.gcd(a.groups, b.groups), windows, mode if any(outside) else "constant")
-    return Sum(left, right, stencil, fill if any(outside) else None)
-
-
-def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruction:
-    """The map `second(first(x))`.
-
-    Exact when second never reads outside first's output, or reads there what first makes of the continuation of x.
-    """
-    law = "composition"
-    if _is_too_much(second, first):
-        return _too_much(law)
-    b, a = second.stencil, first.stencil
-    if a.rank != b.rank:
-        return Obstruction(law, f"the first map has {a.rank} spatial axes, the second {b.rank}", "let both act along the same axis")
-    if a.out_channels != b.in_channels:
-        return Obstruction(law, f"the first map gives {a.out_channels} channels, the second takes {b.in_channels}", "fold them apart")
-    for window_b, window_a in zip(b.windows, a.windows, strict=True):
-        if window_b.upsample > 1 and not window_a.is_point:
-            return Obstruction(law, f"a transposed convolution of stride {window_b.upsample} follows a window", "keep the two apart")
-    if b.is_upsampled and not _is_zero(first.level(None)):
-        return Obstruction(
-            law,
-            "a transposed convolution puts zeros between its items, where the first map would put its bias",
-            "use a first map without bias",
-        )
-    middle = a.output_sizes(sizes)
-    mode: Mode = a.mode
-    fill = first.fill
-    if b.reads_outside(middle):
-        continued = _continue_through(second, first, sizes, middle)
-        if isinstance(continued, Obstruction):
-            return continued
-        mode, fill = continued
-    windows = tuple(window_a.then(window_b) for window_a, window_b in zip(a.windows, b.windows, strict=True))
-    stencil = Stencil(a.in_channels, b.out_channels, math.gcd(a.groups, b.groups), windows, mode)
-    if not stencil.reads_outside(sizes):
-        stencil, fill = replace(stencil, mode="constant"), None
-    return Chain(second, first, stencil, fill)
-
-
-def _continue_through(second: Formula, first: Formula, sizes: Sizes, middle: Sizes) -> tuple[Mode, Array | None] | Obstruction:
-    """How x must go on so that first's output goes on as second pads it."""
-    law = "composition"
-    b, a = second.stencil, first.stencil
-    pads = ", ".join(f"({window.before}, {window.after})" for window in b.windows)
-    if b.mode != "constant":
-        for axis, (outer, inner) in enumerate(zip(b.windows, a.windows, strict=True)):
-            outside = outer.reads_before() or outer.reads_after(middle[axis])
-            if inner.upsample > 1 or (outside and not inner.is_point):
-                return Obstruction(
-                    law,
-                    f"the second map pads by {pads} with {b.mode} values of a map that is not pointwise on axis {axis} (taps {a.taps})",
-                    "pad once, in front of both",
-                )
-        if a.reads_outside(sizes) and a.mode != b.mode:
-            return Obstruction(
-                law, f"the first map continues its input by {a.mode}, the second by {b.mode}", "use one padding mode for both"
-            )
-        return b.mode, None
-    for axis, (window, n) in enumerate(zip(a.windows, sizes, strict=True)):
-        inside_before = b.windows[axis].reads_before() and window.before < window.span - window.stride
-        inside_after = b.windows[axis].reads_after(middle[axis]) and window.after < window.span - 1
-        if inside_after and n is not None:
-            inside_after = window.stride * window.output_size(n) - window.before < window.places(n)
-        if inside_before or inside_after:
-            return Obstruction(
-                law,
-                f"the second map pads by {pads} where the first, of taps {a.taps}, still reads its input on axis {axis}",
-                "move the padding in front of the first map",
-            )
-    wanted = second.fill
-    if a.reads_outside(sizes):
-        if a.mode != "constant":
-            return Obstruction(
-                law, f"the first map continues its input by {a.mode}, the second by a constant", "pad once, in front of both"
-            )
-        if _same_level(first.level(first.fill), wanted):
-            return "constant", first.fill
-    else:
-        bias = first.level(None)
-        if _same_level(bias, wanted):
-            return "constant", None
-        if a.moves_channels_alone:
-            solved = _solve_diagonal(first, bias, wanted)
-            if solved is not None:
-                return "constant", solved
-    return Obstruction(
-        law,
-        f"the second map pads by {pads} with {'zeros' if wanted is None else 'a constant'}, where the first map's bias would stand",
-        "pad with the first map's bias, as DBB and ECB do, or pad in front of both",
-    )
-
-
-def _solve_diagonal(first: Formula, bias: Array, wanted: Array | None) -> Array | None:
-    """The constant that `first`, which scales and shifts each channel by itself, turns into what is wanted."""
-    xp = array_namespace(bias)
-    scale = first.block(None, {}).kernel.reshape(-1)
-    missing = -bias if wanted is None else wanted - bias
-    idle = (scale == 0) & (missing == 0)
-    solved = xp.where(idle, missing, missing / xp.where(scale == 0, xp.ones_like(scale), scale))
-    return solved if bool(xp.all((scale != 0) | idle)) and bool(xp.all(xp.isfinite(solved))) else None
-
-
-def _is_too_much(left: Formula, right: Formula) -> bool:
-    return max(left.depth, right.depth) >= DEEPEST or left.size + right.size > LARGEST
-
-
-def _too_much(law: str) -> Obstruction:
-    fact = f"the merged map would be made of more than {DEEPEST} operations within one another, or of more than {LARGEST:,} values"
-    return Obstruction(law, fact, "fold the result again")
-
-
-def _is_zero(level: Array) -> bool:
+def is_zero(level: Array) -> bool:
+    """Whether a constant a channel is zero in all of them."""
     xp = array_namespace(level)
     return not bool(xp.any(level != 0))
 
 
-def _same_level(one: Array | None, other: Array | None) -> bool:
-    """Whether two constants a channel are one, but for the last bits of the float64 sums that they were worked out by.
+def _absolute(array: Array) -> Array:
+    return array_namespace(array).abs(array)
 
-    Infinite ones (the padding of a max pooling) are one only where they are equal.
-    """
-    if one is None or other is None:
-        given = other if one is None else one
-        return given is None or _is_zero(given)
-    xp = array_namespace(one, other)
-    scale = xp.max(xp.maximum(xp.abs(one), xp.abs(other)))
-    if not bool(xp.isfinite(scale)):
-        return bool(xp.all(one == other))
-    return bool(xp.max(xp.abs(one - other)) <= 2.0**-49 * scale)
+
+def _total(one: Array | None, other: Array | None) -> Array | None:
+    return other if one is None else one if other is None else one + other

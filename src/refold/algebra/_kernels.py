@@ -81,6 +81,14 @@ def response(kernel: Array, groups: int, level: Array) -> Array:
     return xp.reshape(xp.sum(gains * xp.reshape(level, (groups, 1, fan)), axis=2), (out,))
 
 
+def swing(kernel: Array, groups: int, gap: Array) -> Array:
+    """The most that the kernel makes of an input that is `gap` (in,) at some of its taps and zero at the others: (out,)."""
+    xp = array_namespace(kernel)
+    out, fan, *taps = kernel.shape
+    each = xp.reshape(kernel, (groups, out // groups, fan, math.prod(taps))) * xp.reshape(gap, (groups, 1, fan, 1))
+    return xp.reshape(xp.sum(xp.abs(xp.sum(each, axis=2)), axis=2), (out,))
+
+
 def compose(second: Array, first: Array, groups: int, taps: Sequence[int], steps: Sequence[tuple[int, int]]) -> Array:
     """The kernel of `second` after `first`, both with the same groups.
 

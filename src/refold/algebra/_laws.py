@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from refold.algebra._affine import AffineConv, Obstruction, Sizes
+from refold.algebra._combine import add as add_formulas
+from refold.algebra._combine import compose as compose_formulas
 from refold.algebra._formula import Formula, Leaf
-from refold.algebra._formula import add as add_formulas
-from refold.algebra._formula import compose as compose_formulas
 from refold.errors import AlgebraError
 
 

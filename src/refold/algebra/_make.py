@@ -9,7 +9,7 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 from refold.algebra import _kernels
-from refold.algebra._affine import AffineConv, Array, Mode
+from refold.algebra._affine import AffineConv, Array, Mode, Stencil
 from refold.errors import AlgebraError
 from refold.geometry import Window
 
@@ -88,6 +88,27 @@ def transposed_kernel(value: AffineConv) -> Array:
     flipped = xp.flip(value.kernel, axis=tuple(range(2, 2 + rank))) if rank else value.kernel
     blocks = xp.reshape(flipped, (groups, out // groups, fan, *taps))
     return xp.reshape(xp.permute_dims(blocks, (0, 2, 1, *range(3, 3 + rank))), (groups * fan, out // groups, *taps))
+
+
+def transposed_geometry(stencil: Stencil, *, symmetric: bool = False) -> tuple[list[tuple[int, int]], list[int]] | None:
+    """The `padding` and `output_padding` with which `transposed_convolution` gives a stencil, None where there are none.
+
+    `symmetric` asks for as much padding before each axis as after it, as PyTorch wants it; ONNX takes two numbers.
+
+    >>> import numpy as np
+    >>> value = transposed_convolution(np.ones((4, 8, 3)), stride=2, padding=1, output_padding=1)
+    >>> transposed_geometry(value.stencil), transposed_geometry(value.stencil, symmetric=True)
+    (([(1, 0)], [0]), ([(1, 1)], [1]))
+    """
+    pads, extras = [], []
+    for window in stencil.windows:
+        before, after = window.span - 1 - window.before, window.span - 1 - window.after
+        taken = before if symmetric else max(0, after)
+        if window.stride > 1 or before < 0 or not 0 <= taken - after < max(window.upsample, window.dilation):
+            return None
+        pads.append((before, taken))
+        extras.append(taken - after)
+    return pads, extras
 
 
 def linear(weight: Array, bias: Array | None = None) -> AffineConv:

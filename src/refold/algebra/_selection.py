@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from array_api_compat import array_namespace, device
 
 from refold.algebra._affine import AffineConv, Array, Stencil
-from refold.algebra._formula import Formula, Leaf, Memo
+from refold.algebra._formula import UNIT, Formula, Leaf, Memo
 from refold.errors import AlgebraError
 from refold.geometry import Window
 
@@ -33,6 +34,20 @@ class Selection(Formula):
     rank: int
     like: Array
 
+    @classmethod
+    def side_by_side(cls, widths: Sequence[int], rank: int, like: Array) -> tuple[Selection, ...]:
+        """What a concatenation of so many channels each makes of its parts, one after another.
+
+        >>> import numpy as np
+        >>> [part.sources for part in Selection.side_by_side([1, 2], 0, np.zeros(0))]
+        [(0, None, None), (None, 0, 1)]
+        """
+        ends = list(accumulate(widths))
+        return tuple(
+            cls((*[None] * (end - width), *range(width), *[None] * (ends[-1] - end)), width, rank, like)
+            for width, end in zip(widths, ends, strict=True)
+        )
+
     def __post_init__(self) -> None:
         wrong = [source for source in self.sources if source is not None and not 0 <= source < self.channels]
         if wrong:
@@ -51,6 +66,13 @@ class Selection(Formula):
     @property
     def peak(self) -> float:
         return 1.0
+
+    @property
+    def rounding(self) -> float:
+        return UNIT
+
+    def gain(self, level: Array) -> Array:
+        return self._level(level)
 
     @property
     def key(self) -> Hashable:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from refold.bench._engine import Format, Task
+from refold.dialects import is_onnx
 from refold.errors import FoldError
 from refold.models import NamedModel
 
@@ -128,7 +129,7 @@ def _named(model: Any, inputs: Any) -> NamedModel:
 
 
 def _subject(name: str, model: Any, inputs: Any, folder: Path) -> Subject:
-    if isinstance(model, (str, os.PathLike)) or type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir"):
+    if is_onnx(model):
         from refold.dialects import onnx
 
         file = Path(model) if isinstance(model, (str, os.PathLike)) else onnx.as_file(model, folder / "given.onnx")

@@ -139,7 +139,7 @@ def test_a_turned_input_is_the_root_of_the_padding(seed: int) -> None:
 def test_the_padding_that_is_found(fill: Fill, seed: int) -> None:
     level = torch.tensor([0.5, 2.0, -1.0, 0.0], dtype=torch.float64)
     model = settled(Net(lambda s, x: fill(x, s.level.view(1, -1, 1, 1)), level=nn.Parameter(level)))
-    program = AtenModel(model, (noise(2, 4, 5, 6),))._traced.program
+    program = AtenModel(model, (noise(2, 4, 5, 6),)).traced.program
     *_, end = program.graph.nodes
     found = find_padding(end.args[0][0], Constants(program))
     assert found is not None

@@ -187,6 +187,25 @@ class Choosing(nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
+class PutsAWeightInPlace(nn.Module):
+    """Works out a weight on each call and puts it in the place of a parameter's own, as SPAN's blocks do in eval."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(4, 4, 3)
+        self.used = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.used.weight.data = torch.einsum("oihw->oihw", self.wide.weight.data.clone().detach()).contiguous()
+        y: Tensor = self.used(x)
+        return y
+
+
+def test_a_forward_that_replaces_a_parameter_is_told_what_to_do() -> None:
+    with pytest.raises(refold.FoldError, match="puts a new tensor in the place of a parameter"):
+        refold.fold(PutsAWeightInPlace(), (torch.randn(1, 4, 8, 8),))
+
+
 def test_a_choice_that_hangs_on_the_data_names_the_module() -> None:
     model = nn.Sequential(conv_norm(), nn.Sequential(nn.ReLU(), Choosing())).double()
     with pytest.raises(

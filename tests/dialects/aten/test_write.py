@@ -34,7 +34,7 @@ class Small(nn.Module):
         self.scale, self.head = weight(4, 1, 1), nn.Linear(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head((self.stage(torch.relu(self.stem(x))) * self.scale).mean((2, 3)))
+        y: Tensor = self.head((self.stage(torch.relu(self.stem(x))) * self.scale).amax((2, 3)))
         return y
 
 
@@ -66,7 +66,7 @@ def test_names_are_near_the_origin(folded: Any) -> None:
         ]
     )
     assert isinstance(folded.get_submodule("stage.1.folded"), nn.Conv2d)
-    assert left(folded) == ["Conv2d", "relu", "Conv2d", "relu", "Conv2d", "relu", "mul", "mean", "linear"]
+    assert left(folded) == ["Conv2d", "relu", "Conv2d", "relu", "Conv2d", "relu", "mul", "amax", "linear"]
 
 
 def test_names_that_are_taken_are_stepped_aside_from(seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from refold.algebra import AffineConv, Formula, Stencil, transposed_kernel
+from refold.algebra import AffineConv, Formula, Stencil, transposed_geometry, transposed_kernel
 
 ATEN = torch.ops.aten
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -28,7 +28,7 @@ class AtenTarget:
         if stencil.rank > 3 or dimensions not in (stencil.rank + 1, stencil.rank + 2):
             return None
         if stencil.is_upsampled:
-            return 1 if formula.fill is None and _transposed_padding(stencil) is not None else None
+            return 1 if formula.fill is None and transposed_geometry(stencil, symmetric=True) is not None else None
         if formula.fill is not None and not bool((formula.fill == formula.fill[0]).all()):
             return None
         return 1 if formula.fill is None and stencil.mode == "constant" and _is_symmetric(stencil) else 2
@@ -80,16 +80,16 @@ def make_layer(value: AffineConv, *, trainable: bool, channels_last: bool) -> La
     if stencil.rank == 0:
         module: nn.Module = nn.Linear(stencil.in_channels, stencil.out_channels, **options)
     elif stencil.is_upsampled:
-        padding = _transposed_padding(stencil)
-        assert padding is not None
+        geometry = transposed_geometry(stencil, symmetric=True)
+        assert geometry is not None
         kernel = transposed_kernel(value)
         module = TRANSPOSED[stencil.rank](
             stencil.in_channels,
             stencil.out_channels,
             stencil.taps,
             stride=tuple(window.upsample for window in stencil.windows),
-            padding=padding[0],
-            output_padding=padding[1],
+            padding=tuple(before for before, _ in geometry[0]),
+            output_padding=tuple(geometry[1]),
             groups=stencil.groups,
             dilation=tuple(window.dilation for window in stencil.windows),
             **options,
@@ -134,15 +134,3 @@ def _pad_in_front(value: AffineConv) -> Pad:
 
 def _is_symmetric(stencil: Stencil) -> bool:
     return all(window.before == window.after >= 0 for window in stencil.windows)
-
-
-def _transposed_padding(stencil: Stencil) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Padding and output padding of the transposed convolution, or None where there is none that fits."""
-    paddings, extras = [], []
-    for window in stencil.windows:
-        padding, extra = window.span - 1 - window.before, window.after - window.before
-        if window.stride > 1 or padding < 0 or not 0 <= extra < max(window.upsample, window.dilation):
-            return None
-        paddings.append(padding)
-        extras.append(extra)
-    return tuple(paddings), tuple(extras)

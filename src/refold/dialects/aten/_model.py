@@ -15,17 +15,17 @@ from torch.utils import _pytree as pytree
 from refold.census import Census
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
-from refold.dialects.aten._constants import Constants, draws_at_random
+from refold.dialects.aten._compare import compared
+from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._layers import AtenTarget
 from refold.dialects.aten._prove import region_evidence
-from refold.dialects.aten._read import read_graph
-from refold.dialects.aten._run import run_program
+from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
 from refold.dialects.aten._sizes import symbols_of
 from refold.dialects.aten._trace import Traced, adopt, copies, describe, run, trace, user_inputs
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
-from refold.graph import Graph, Linear, Refusal, Scalar
+from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.verification import OutputEvidence, RegionEvidence
 
@@ -38,35 +38,35 @@ class AtenModel:
 
     def __init__(self, model: torch.nn.Module | ExportedProgram, example: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self._original = model
-        self._args, self._kwargs = _arguments(model, example, kwargs)
+        self.args, self.kwargs = _arguments(model, example, kwargs)
         if isinstance(model, ExportedProgram):
-            self._traced: Traced = adopt(model)
+            self.traced: Traced = adopt(model)
         else:
-            reference = run(model, self._args, self._kwargs)
-            self._traced = trace(model, self._args, self._kwargs, reference)
-        self._names = _argument_names(model, self._args, self._kwargs)
-        self._constants = Constants(self._traced.program)
+            reference = run(model, self.args, self.kwargs)
+            self.traced = trace(model, self.args, self.kwargs, reference)
+        self._names = _argument_names(model, self.args, self.kwargs)
+        self.constants = Constants(self.traced.program)
         with torch.no_grad():
-            self.graph: Graph = read_graph(self._traced.program, self._constants, self._symbols())
+            self.graph: Graph = read_graph(self.traced.program, self.constants, self._symbols())
 
     target = AtenTarget()
 
     def _symbols(self) -> Mapping[Any, int]:
-        given = [leaf for leaf in pytree.tree_leaves((self._args, self._kwargs)) if isinstance(leaf, torch.Tensor)]
-        return symbols_of([traced for _, traced in user_inputs(self._traced.program)], given)
+        given = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
+        return symbols_of([traced for _, traced in user_inputs(self.traced.program)], given)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the inputs are held to, and why."""
-        why = f" ({self._traced.why})" if self._traced.why else ""
-        texts = [condition.text for condition in self._traced.conditions]
+        why = f" ({self.traced.why})" if self.traced.why else ""
+        texts = [condition.text for condition in self.traced.conditions]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
 
     @property
     def census(self) -> Census:
         """What the network holds as it stands."""
-        program = self._traced.program
+        program = self.traced.program
         work = sum(_work(self.graph))
         return count(program.graph.nodes, [*program.state_dict.values()], work)
 
@@ -77,23 +77,24 @@ class AtenModel:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The example inputs in words."""
-        return tuple(describe(leaf) for leaf in pytree.tree_leaves((self._args, self._kwargs)))
+        return tuple(describe(leaf) for leaf in pytree.tree_leaves((self.args, self.kwargs)))
 
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            written = write_module(self._traced.program, plan, self._names, self._traced.conditions)
-        self._constants.forget()
+            written = write_module(self.traced.program, plan, self._names, self.traced.conditions)
+        self.constants.forget()
         written.module.eval()
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
-    def run_original(self) -> Any:
-        """The original's own eval output on the example inputs."""
+    def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:
+        """The original's own eval output on the example inputs, or on others like them."""
+        args, kwargs = (self.args, self.kwargs) if args is None else (args, kwargs or {})
         if isinstance(self._original, ExportedProgram):
-            args, kwargs = copies(self._args, self._kwargs)
+            own_args, own_kwargs = copies(args, kwargs)
             with torch.no_grad():
-                return self._original.module()(*args, **kwargs)
-        return run(self._original, self._args, self._kwargs)
+                return self._original.module()(*own_args, **own_kwargs)
+        return run(self._original, args, kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,55 +127,32 @@ class AtenDeployed:
         """The path of the layers that a fold became."""
         return self.written.names[fold.value]
 
+    def operations_of(self, fold: Fold) -> tuple[str, ...]:
+        """The operators that a fold became; a layer goes by its class."""
+        module = self.written.module
+        nodes = self.written.emitted[fold.value]
+        return tuple(
+            type(module.get_submodule(str(node.target))).__name__ if node.op == "call_module" else operation(node) for node in nodes
+        )
+
     def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
         """Each fold, run both ways in float64."""
         source = self.source
         with torch.no_grad():
-            yield from region_evidence(source._traced.program, source._constants, source.graph, self.folds, self.written, seed)
+            yield from region_evidence(source.traced.program, source.constants, source.graph, self.folds, self.written, seed)
 
     def output_evidence(self) -> Iterator[OutputEvidence]:
         """Each output on the example inputs: the original as it ships, the folded one as it ships, and the truth."""
-        return _compared(self.source, self.written.module)
+        return compared(self.source, self.written.module)
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the module as `pt2`, `onnx` or `safetensors`; see `refold.dialects.aten._save` for `text_for`."""
-        save(self.written.module, self.source._args, self.source._kwargs, str(path), kind, text_for)
+        save(self.written.module, self.source.args, self.source.kwargs, str(path), kind, text_for)
 
 
 def compare(original: Any, other: torch.nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Iterator[OutputEvidence]:
     """Each output of two networks on the same inputs, and the truth of the first."""
-    return _compared(AtenModel(original, example, kwargs), other)
-
-
-def _compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Iterator[OutputEvidence]:
-    original = pytree.tree_flatten_with_path(source.run_original())[0]
-    module: Any = other.module() if isinstance(other, ExportedProgram) else other
-    folded = pytree.tree_leaves(run(module, source._args, source._kwargs))
-    if len(folded) != len(original):
-        raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
-    truths = _truths(source)
-    length = sum(_longest_sum(node) for node in source.graph.linear())
-    for (path, mine), theirs, truth in zip(original, folded, truths or [None] * len(folded), strict=True):
-        if isinstance(mine, torch.Tensor):
-            if mine.is_complex():
-                mine, theirs, truth = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth))
-            rounding = torch.finfo(mine.dtype).eps / 2 if mine.is_floating_point() else 0.0
-            yield OutputEvidence(pytree.keystr(path) or "output", mine.detach(), theirs.detach(), truth, rounding, length)
-
-
-def _truths(source: AtenModel) -> list[Any] | None:
-    """The outputs in float64, or None where the program does not run there or draws random numbers, which differ there."""
-    if any(draws_at_random(node) for node in source._traced.program.graph.nodes):
-        return None
-    flat = pytree.tree_leaves((source._args, dict(source._kwargs)))
-    try:
-        return run_program(source._traced.program, flat, wide=True)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
-        return None
-
-
-def _longest_sum(node: Linear) -> int:
-    return max(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in for mapped in node.terms.values())
+    return compared(AtenModel(original, example, kwargs), other)
 
 
 def _work(graph: Graph) -> Iterator[int]:

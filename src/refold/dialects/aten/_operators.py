@@ -17,6 +17,7 @@ from torch.fx import Node
 from refold import algebra
 from refold.algebra import AffineConv, Leaf, Obstruction, Selection
 from refold.dialects.aten._layout import ENTRIES, find_padding
+from refold.dialects.aten._parts import select
 from refold.dialects.aten._reading import Call, Reading, Terms, finite, reads
 from refold.dialects.aten._sizes import fixed, is_same, shape_of
 from refold.geometry import Window
@@ -101,31 +102,6 @@ def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
 def _linear(call: Call) -> Reading | Obstruction | None:
     """y = W x + b, over the last axis."""
     return _weighted(call, algebra.linear)
-
-
-@reads("aten.addmm.default")
-def _addmm(call: Call) -> Reading | Obstruction | None:
-    """y = beta b + alpha x W."""
-    if not call.is_activation(call["mat1"]) or isinstance(call["alpha"], Node) or isinstance(call["beta"], Node):
-        return None
-    bias, weight = call["self"], call["mat2"]
-    if bias not in call.constants or weight not in call.constants or len(bias.meta["val"].shape) != 1:
-        return None
-    alpha, beta = call["alpha"], call["beta"]
-    kernel, offset = call.constants.value(weight).T, call.constants.value(bias)
-    value = algebra.linear(kernel if alpha == 1 else alpha * kernel.double(), offset if beta == 1 else beta * offset.double())
-    return Reading({call["mat1"]: call.leaf(value, (weight, bias), alpha, beta)}, kernel.numel())
-
-
-@reads("aten.mm.default", "aten.matmul.default")
-def _matmul(call: Call) -> Reading | Obstruction | None:
-    """y = x W, over the last axis."""
-    x = call["self"]
-    weight = call["mat2"] if "mat2" in call.arguments else call["other"]
-    if not call.is_activation(x) or weight not in call.constants or weight.meta["val"].ndim != 2 or x.meta["val"].ndim < 2:
-        return None
-    value = algebra.linear(call.constants.value(weight).T)
-    return Reading({x: call.leaf(value, (weight,))}, value.kernel.numel())
 
 
 def _weighted(call: Call, make: Callable[[torch.Tensor, torch.Tensor | None], AffineConv]) -> Reading | Obstruction | None:
@@ -399,18 +375,10 @@ def _concatenated(call: Call) -> Reading | None:
     axis = call["dim"] % call.output.ndim
     rank = call.output.ndim - 1 - axis
     widths = [shape_of(part.meta["val"])[axis] for part in parts]
-    if axis == 0 or any(width is None for width in widths):
+    known = [width for width in widths if width is not None]
+    if axis == 0 or len(known) < len(parts) or len(set(parts)) < len(parts):
         return None
-    terms: Terms = {}
-    start, total = 0, sum(width or 0 for width in widths)
-    for part, width in zip(parts, widths, strict=True):
-        assert width is not None
-        if part in terms:
-            return None
-        sources = (*[None] * start, *range(width), *[None] * (total - start - width))
-        terms[part] = Selection(sources, width, rank, _somewhere(call))
-        start += width
-    return Reading(terms)
+    return Reading(dict(zip(parts, Selection.side_by_side(known, rank, _somewhere(call)), strict=True)))
 
 
 def _assigned(call: Call) -> Reading | None:
@@ -439,6 +407,8 @@ def _slice(call: Call) -> Reading | Obstruction | None:
     axis = call["dim"] % ndim
     channels, size = fixed(x.meta["val"].shape[1]), fixed(x.meta["val"].shape[axis])
     start, end, step = call["start"] or 0, call["end"], call["step"]
+    if axis == 1 and isinstance(end, int) and size is not None and _is_static([start, step]):
+        return select(call, axis, list(range(size))[start:end:step])
     if axis < 2 or channels is None or not _is_static([start, step]):
         return None
     end = math.inf if end is None else end
@@ -472,9 +442,6 @@ def _somewhere(call: Call) -> torch.Tensor:
     "aten.contiguous.default",
     "aten.positive.default",
     "aten.expand.default",
-    "aten.view.default",
-    "aten.reshape.default",
-    "aten._unsafe_view.default",
 )
 def _unchanged(call: Call) -> Reading | Obstruction | None:
     """y = x."""

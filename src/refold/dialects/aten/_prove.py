@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from refold.dialects.aten._constants import Constants, evaluate, widened
 from refold.dialects.aten._sizes import example, shape_of
 from refold.dialects.aten._write import Written
-from refold.graph import Graph, Scalar
+from refold.graph import Graph, Moved, Scalar, as_moved
 from refold.plan import Fold
 from refold.verification import RegionEvidence
 
@@ -35,7 +35,7 @@ def region_evidence(
         dtype = nodes[fold.value].meta["val"].dtype
         rounding = torch.finfo(dtype).eps / 2
         examples = {root: tuple(example(size) for size in nodes[root].meta["val"].shape) for root in fold.form}
-        sized = any(_hint(node) is not None for node in region)
+        sized = any(_hint(node) is not None for node in region) or any(isinstance(mapped, Moved) for mapped in fold.form.values())
         for shapes in [examples] if sized else [_small_shapes(graph, fold), examples]:
             try:
                 inputs = {
@@ -51,7 +51,7 @@ def region_evidence(
                 continue
             if original.shape == folded.shape:
                 break
-        length = sum(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in + 1 for mapped in fold.form.values())
+        length = sum(as_moved(mapped).longest + 1 for mapped in fold.form.values())
         length = max(length, *(_longest(nodes[node.output]) for node in fold.nodes)) + len(fold.nodes)
         yield RegionEvidence(
             written.names[fold.value], tuple(node.operation for node in fold.nodes), original, folded, magnitude, peak, length, rounding
@@ -112,7 +112,7 @@ def _run_folded(
                 with torch.no_grad():
                     values[node.name] = torch.func.functional_call(layer, weights, (values[x.name],))
             case _:
-                read = lambda one: values[one.name]  # noqa: E731
+                read = lambda one: values[one.name] if one.name in values else _hint(one)  # noqa: E731
                 changed = fx.node.map_aggregate(node.args, lambda arg: float(change(torch.tensor(arg))) if isinstance(arg, float) else arg)
                 values[node.name] = node.target(*fx.node.map_arg(changed, read))  # type: ignore[operator]
     result = values[written.emitted[fold.value][-1].name]

@@ -10,13 +10,13 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from refold.algebra import Obstruction
-from refold.dialects.aten import _operators  # noqa: F401  (registers the readers)
+from refold.dialects.aten import _operators, _products, _rearranging  # noqa: F401  (register the readers)
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._reading import Reading, read
 from refold.dialects.aten._sizes import Symbols, example, shape_of
 from refold.errors import AlgebraError, GeometryError
-from refold.graph import Graph, Linear, Opaque, Refusal, Scalar, Value
+from refold.graph import Graph, Linear, Moved, Opaque, Refusal, Scalar, Value
 
 
 def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols) -> Graph:
@@ -63,14 +63,17 @@ def _live(nodes: list[torch.fx.Node], readings: dict[str, Reading | Obstruction 
         if node.name not in live and node not in constants:
             live.add(node.name)
             reading = readings[node.name]
-            stack.extend(reading.terms if isinstance(reading, Reading) else node.all_input_nodes)
+            if isinstance(reading, Reading):
+                stack.extend(reading.terms)
+            if not isinstance(reading, Reading) or any(isinstance(mapped, Moved) for mapped in reading.terms.values()):
+                stack.extend(node.all_input_nodes)
     return live | {node.name for node in nodes if node.op == "placeholder" and node not in constants}
 
 
 def _source(node: torch.fx.Node) -> torch.fx.Node:
     """The operator that makes a value: the node itself, or the one of several outputs whose first it is."""
     if node.target is operator.getitem and node.args[1] == 0 and isinstance(node.args[0], torch.fx.Node):
-        return node.args[0]
+        return node if isinstance(node.args[0].meta.get("val"), list) else node.args[0]
     return node
 
 
@@ -106,7 +109,7 @@ def _agrees(node: torch.fx.Node, reading: Reading) -> bool:
     result = shape_of(node.meta["val"])
     for root, mapped in reading.terms.items():
         traced = shape_of(root.meta["val"])
-        if isinstance(mapped, Scalar):
+        if isinstance(mapped, (Scalar, Moved)):
             continue
         stencil = mapped.stencil
         channel = len(traced) - 1 - stencil.rank

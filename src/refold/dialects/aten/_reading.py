@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
@@ -92,13 +93,18 @@ def reads(*operators: str) -> Callable[[Reader], Reader]:
 
 def read(node: Node, constants: Constants) -> Reading | Obstruction | None:
     """What one node makes of its inputs."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    source = node.args[0] if node.target is operator.getitem else node
+    if source is not node and not (isinstance(source, Node) and isinstance(source.meta.get("val"), list)):
         return None
-    reader = READERS.get(str(node.target))
+    if not isinstance(source, Node) or not isinstance(source.target, torch._ops.OpOverload):
+        return None
+    reader = READERS.get(str(source.target))
     if reader is None:
         return None
-    schema = node.target._schema.arguments
+    schema = source.target._schema.arguments
     arguments = {argument.name: argument.default_value for argument in schema}
-    arguments.update(zip((argument.name for argument in schema), node.args, strict=False))
-    arguments.update(node.kwargs)
+    arguments.update(zip((argument.name for argument in schema), source.args, strict=False))
+    arguments.update(source.kwargs)
+    if source is not node:
+        arguments["index"] = node.args[1]
     return reader(Call(node, arguments, constants))

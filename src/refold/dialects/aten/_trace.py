@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._functional import idle_dropouts_as_views, rename_in_place
 from refold.dialects.aten._guard import Condition, fixed_size, read_condition
+from refold.dialects.aten._numbers import KnownNumbers
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._sizes import fixed, shape_of
 from refold.dialects.aten._small import SmallSizes, agree
@@ -156,7 +157,7 @@ def export(
         try:
             program = finish(_export(model, inputs[0], inputs[1], free), doubled)
         except Exception as error:
-            first_failure = first_failure or error
+            first_failure = first_failure or _told(error)
             continue
         if doubled and (_froze_batch(program) or not _takes(program, model, args, kwargs)):
             continue
@@ -164,9 +165,23 @@ def export(
         return program, why
     assert first_failure is not None
     raise FoldError(
-        f"torch.export cannot trace the model: {one_line(first_failure)}{_where(model, first_failure)}; "
-        "take data-dependent control flow out of forward, or fold its parts one by one"
+        f"torch.export cannot trace the model: {one_line(first_failure)}{_where(model, first_failure)}; {_remedy(first_failure)}"
     ) from first_failure
+
+
+def _told(failure: Exception) -> Exception:
+    """What went wrong, where torch fails once more while it prints the graph that it had until then."""
+    while isinstance(failure, KeyError) and isinstance(failure.__context__, Exception):
+        failure = failure.__context__
+    return failure
+
+
+def _remedy(failure: Exception) -> str:
+    if "fake tensor" in str(failure) and "constant" in str(failure):
+        return (
+            "forward puts a new tensor in the place of a parameter (`.data = ...`); let it use that tensor instead, or do so before folding"
+        )
+    return "take data-dependent control flow out of forward, or fold its parts one by one"
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
@@ -215,7 +230,7 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int]
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
     is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
     named = _by_name(model, args, kwargs, shapes) if is_free else None
-    with evaluating(model), torch.no_grad(), _quiet():
+    with evaluating(model), torch.no_grad(), _quiet(), KnownNumbers(model):
         program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
     return program
 

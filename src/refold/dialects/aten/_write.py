@@ -13,12 +13,14 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
-from refold.algebra import Formula, Leaf
+from refold.algebra import Formula, Leaf, Rearrangement
+from refold.dialects.aten._bindings import use_bindings
 from refold.dialects.aten._constants import is_finite
 from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._guard import Condition, SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
-from refold.graph import Map, Refusal, Scalar
+from refold.dialects.aten._rearranging import write_step
+from refold.graph import Layout, Map, Refusal, Scalar, as_moved
 from refold.plan import Fold, Plan
 
 GUARD = "size_guard"
@@ -57,9 +59,11 @@ class _Writer:
     paths: dict[object, str] = field(default_factory=dict)
     copies: dict[int, torch.Tensor] = field(default_factory=dict)
     emitted: dict[str, tuple[fx.Node, ...]] = field(default_factory=dict)
+    originals: dict[str, fx.Node] = field(default_factory=dict)
 
     def write(self, plan: Plan) -> Written:
         order = list(self.program.graph.nodes)
+        self.originals = {node.name: node for node in order}
         traced = {node.name: node.meta.get("val") for node in order}
         channels_last = any(map(_is_channels_last, self.program.state_dict.values()))
         folds: dict[str, Fold] = {}
@@ -95,6 +99,7 @@ class _Writer:
         spec = self.program.call_spec
         assert spec.in_spec is not None
         module.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(self.arguments, spec.in_spec, spec.out_spec)))
+        use_bindings(module.graph)
         module.recompile()
         named = {node.name: node for node in module.graph.nodes}
         emitted = {value: tuple(named[node.name] for node in nodes) for value, nodes in self.emitted.items()}
@@ -111,8 +116,8 @@ class _Writer:
             self.graph.call_module(GUARD, tuple(self.nodes[name] for name in names))
 
     def _make_layers(self, fold: Fold, dtype: torch.dtype, channels_last: bool) -> Refusal | None:
-        for mapped in fold.form.values():
-            if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.layers:
+        for mapped in _inner(fold):
+            if (mapped.key, dtype) in self.layers:
                 continue
             value = mapped.evaluate(dtype)
             if not (is_finite(value.kernel) and is_finite(value.bias)):
@@ -130,8 +135,8 @@ class _Writer:
 
     def _place_layers(self, fold: Fold, dtype: torch.dtype, taken: set[str]) -> None:
         """Attach the layers of a fold under paths that are not `taken`, neither by what is kept and its folders nor by other layers."""
-        for mapped in fold.form.values():
-            if isinstance(mapped, Scalar) or (mapped.key, dtype) in self.paths:
+        for mapped in _inner(fold):
+            if (mapped.key, dtype) in self.paths:
                 continue
             path = _path(mapped, fold.value)
             if path in taken and path not in self.paths.values():
@@ -144,34 +149,50 @@ class _Writer:
             _attach(self.root, path, self.layers[mapped.key, dtype].module)
 
     def _name(self, fold: Fold, dtype: torch.dtype) -> str:
-        paths = [self.paths[mapped.key, dtype] for mapped in fold.form.values() if not isinstance(mapped, Scalar)]
+        paths = [self.paths[mapped.key, dtype] for mapped in _inner(fold)]
         return ", ".join(paths) or fold.value
 
     def _emit(self, fold: Fold, dtype: torch.dtype) -> fx.Node:
         made: list[fx.Node] = []
-        total: fx.Node | None = None
         loose = 0.0
-        ordered = sorted(fold.form.items(), key=lambda term: isinstance(term[1], Scalar))
-        for root, mapped in ordered:
-            term = self.nodes[root]
-            if isinstance(mapped, Scalar):
-                loose += mapped.shift
-                if mapped.scale != 1.0:
-                    made.append(self.graph.call_function(ATEN.mul.Tensor, (term, mapped.scale)))
+        sums: dict[Rearrangement | None, fx.Node] = {}
+        behind: dict[Rearrangement | None, Layout | None] = {}
+        for root, mapped in fold.form.items():  # in the author's order: the first term of a sum decides how the sum lies in memory
+            moved = as_moved(mapped)
+            inner, term = moved.inner, self._rearrange(moved.before, self.nodes[root], made)
+            if isinstance(inner, Scalar):
+                loose += inner.shift
+                if inner.scale != 1.0:
+                    made.append(self.graph.call_function(ATEN.mul.Tensor, (term, inner.scale)))
                     term = made[-1]
             else:
-                made.extend(self.layers[mapped.key, dtype].emit(self.graph, self.paths[mapped.key, dtype], term))
+                made.extend(self.layers[inner.key, dtype].emit(self.graph, self.paths[inner.key, dtype], term))
                 term = made[-1]
-            if total is not None:
-                made.append(self.graph.call_function(ATEN.add.Tensor, (total, term)))
-                term = made[-1]
-            total = term
+            place = None if moved.after is None else moved.after.rearrangement
+            behind[place] = moved.after
+            sums[place] = self._add(sums.get(place), term, made)
+        total: fx.Node | None = None
+        for place, term in sums.items():
+            total = self._add(total, self._rearrange(behind[place], term, made), made)
         if loose:
             made.append(self.graph.call_function(ATEN.add.Tensor, (total, loose)))
             total = made[-1]
         assert total is not None
         self.emitted[fold.value] = tuple(made)
         return total
+
+    def _add(self, total: fx.Node | None, term: fx.Node, made: list[fx.Node]) -> fx.Node:
+        if total is None:
+            return term
+        made.append(self.graph.call_function(ATEN.add.Tensor, (total, term)))
+        return made[-1]
+
+    def _rearrange(self, layout: Layout | None, x: fx.Node, made: list[fx.Node]) -> fx.Node:
+        for step in () if layout is None else layout.steps:
+            original = self.originals[step.name]
+            made.append(write_step(self.graph, step, original, x, lambda one: self.nodes[one.name]))
+            x = made[-1]
+        return x
 
     def _copy(self, node: fx.Node) -> fx.Node:
         if node.op == "get_attr":
@@ -220,8 +241,19 @@ def _live(order: Sequence[fx.Node], folds: dict[str, Fold]) -> set[str]:
         name = stack.pop()
         if name not in live:
             live.add(name)
-            stack.extend(folds[name].form if name in folds else (one.name for one in by_name[name].all_input_nodes))
+            stack.extend(_read_by(folds[name], by_name) if name in folds else (one.name for one in by_name[name].all_input_nodes))
     return live
+
+
+def _read_by(fold: Fold, by_name: Mapping[str, fx.Node]) -> set[str]:
+    """Names of the nodes that a fold reads: its roots, and what its rearrangements take their sizes from."""
+    steps = [by_name[step.name] for mapped in fold.form.values() for step in as_moved(mapped).steps]
+    return {*fold.form, *(one.name for step in steps for one in step.all_input_nodes if one is not step.args[0])}
+
+
+def _inner(fold: Fold) -> list[Formula]:
+    """The maps of a fold that take a layer."""
+    return [moved.inner for moved in map(as_moved, fold.form.values()) if isinstance(moved.inner, Formula)]
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:

@@ -5,6 +5,7 @@ from refold.dialects.onnx._annotate import annotate, annotation, weights
 from refold.dialects.onnx._model import OnnxDeployed, OnnxModel, compare
 from refold.dialects.onnx._stated import as_file, feeds_for
 from refold.dialects.onnx._stream import as_inputs, channels, runner
+from refold.dialects.onnx._walk import stated_inputs, walk
 
 __all__ = [
     "OnnxDeployed",
@@ -19,5 +20,7 @@ __all__ = [
     "feeds_for",
     "nodes_alone",
     "runner",
+    "stated_inputs",
+    "walk",
     "weights",
 ]

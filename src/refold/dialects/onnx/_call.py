@@ -14,7 +14,7 @@ from onnx import NodeProto, helper
 from refold.algebra import AffineConv, Leaf, Obstruction
 from refold.dialects.onnx._constants import QUANTIZED, Constants
 from refold.dialects.onnx._scopes import Equalities, Scope, Size, Typed, same_shape
-from refold.dialects.onnx._tensors import Array
+from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.errors import FoldError
 from refold.graph import Map
 
@@ -101,7 +101,7 @@ class Call:
         """A map made of constants of the graph, under their names; they must be finite."""
         sources = tuple(dict.fromkeys(one for name in names if name for one in self.constants.sources(name, self.scope)))
         origin = (self.node.op_type, *(self.constants.key(name, self.scope) if name else None for name in names), repr(key))
-        leaf = Leaf(value, sources, origin)
+        leaf = Leaf(value, sources, origin, FLOATS[self.output.elem_type])
         if not (math.isfinite(leaf.peak) and bool(np.isfinite(value.bias).all())):
             raise self.not_finite(sources)
         return leaf

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
 
 from refold.dialects.onnx._load import Source, graphs_of
+from refold.dialects.onnx._reference import own_operators
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.errors import FoldError
 
 if TYPE_CHECKING:
-    from refold.dialects.onnx._scopes import Scope, Typed
+    from refold.dialects.onnx._scopes import Scope, Size, Typed
 
 STANDARD = ("", "ai.onnx")
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
@@ -35,35 +36,34 @@ SIZES = (
     "And", "Or", "Where", "NonZero",
 )  # fmt: skip
 """Operators that work out sizes and indices."""
+TAKES = ("Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Reshape", "Identity", "Cast")
+"""Operators that take some of the sizes that a Shape tells, each as it is."""
 LARGEST = 1 << 27
 """Numbers of the largest constant that is worked out."""
 
 
-class BatchNormalization(BatchNormalization_14):
-    """Batch norm in inference, as the reference evaluator has it from opset 14 on.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Sizes of the value `asked` that were taken from the Shape `shape`: for each, its axis."""
 
-    Its versions for older opsets work out batch statistics although the node has one output, which there means inference.
-    """
-
-    op_domain = ""
-
-    def _run(self, *inputs: Any, epsilon: float = 1e-5, **_: Any) -> Any:
-        x, scale, bias, mean, variance = inputs
-        return super()._run(x, scale, bias, mean, variance, epsilon, None, 0)  # type: ignore[no-untyped-call]
+    shape: str
+    asked: str
+    axes: Array
 
 
 class Constants:
-    """The constants of a model.
+    """The constants of a model. `taken` holds what else is known to be sizes of a value, by its key.
 
     An initializer is constant, unless it is an input too and the model's IR version is 4 or later: a caller may then replace it. Before
     version 4 every initializer had to be an input, and runtimes take them for constants, as is done here. A node is constant where all
-    that it reads is, it draws nothing at random, and it does not quantize.
+    that it reads is, it draws nothing at random, and it does not quantize; a Shape, where the sizes that are taken of it are known.
     """
 
     def __init__(self, source: Source, scope: Scope) -> None:
         self._source = source
         self._overridable = scope.inputs if source.skeleton.ir_version >= 4 else set()
         self._nodes: dict[str, bool] = {}
+        self.taken: dict[str, Taken] = {}
         self._values: dict[str, Array] = {}
         for one in scope.all():
             for node in one.graph.node:
@@ -194,15 +194,43 @@ class Constants:
             return False
         if node.op_type == "Constant":
             return not any(attribute.name == "sparse_value" for attribute in node.attribute)
-        if not onnx.defs.has(node.op_type) or not all(self.has(name, scope) for name in read_numbers(node)):
+        if not onnx.defs.has(node.op_type):
             return False
         if node.op_type in ("Shape", "Size") and not (node.input and _has_known_sizes(node, scope.typed(node.input[0]))):
+            self._note_axes(node, scope)
+            return False
+        if not all(self.has(name, scope) for name in read_numbers(node)) and not self._takes_known_sizes(node, scope):
             return False
         for name in filter(None, node.output):
             typed = scope.types.get(name)
             if typed is None or not all(isinstance(size, int) for size in typed.shape) or math.prod(typed.example) > LARGEST:
                 return False
         return True
+
+    def _note_axes(self, node: NodeProto, scope: Scope) -> None:
+        typed = scope.typed(node.input[0]) if node.input else None
+        if typed is not None and node.op_type == "Shape":
+            axes = np.arange(len(typed.shape))[_bounds(node)]
+            self.taken[scope.key(node.output[0])] = Taken(node.output[0], node.input[0], axes)
+
+    def _takes_known_sizes(self, node: NodeProto, scope: Scope) -> bool:
+        """Whether a node only takes sizes from a Shape, all of them known; notes which it takes."""
+        if node.op_type not in TAKES:
+            return False
+        given = [name for name in node.input if name and not self.has(name, scope)]
+        taken = self.taken.get(scope.key(given[0])) if len(given) == 1 else None
+        if taken is None:
+            return False
+        typed = scope.typed(taken.asked)
+        assert typed is not None
+        try:
+            feeds = {name: taken.axes if name == given[0] else self.value(name, scope) for name in filter(None, node.input)}
+            results = evaluate([node], feeds, list(node.output), self._source.skeleton)
+        except Exception:  # the evaluator's operators raise what they like
+            return False
+        found = [np.asarray(axes, np.int64) for axes in results]
+        self.taken.update({scope.key(name): Taken(taken.shape, taken.asked, axes) for name, axes in zip(node.output, found, strict=True)})
+        return all(_is_known(typed.shape[axis]) for axes in found for axis in axes.reshape(-1))
 
 
 def read_numbers(node: NodeProto) -> list[str]:
@@ -217,8 +245,17 @@ def _has_known_sizes(node: NodeProto, typed: Typed | None) -> bool:
     """Whether the sizes that a Shape asks for are known and are the same at every run."""
     if typed is None:
         return False
+    return all(map(_is_known, typed.shape[_bounds(node)]))
+
+
+def _is_known(size: Size) -> bool:
+    return isinstance(size, int) and size > 0
+
+
+def _bounds(node: NodeProto) -> slice:
+    """The axes that a Shape tells."""
     bounds = {one.name: one.i for one in node.attribute}
-    return all(isinstance(size, int) and size > 0 for size in typed.shape[bounds.get("start", 0) : bounds.get("end")])
+    return slice(bounds.get("start", 0), bounds.get("end"))
 
 
 def stand_in(typed: Typed | None) -> Array:
@@ -235,10 +272,12 @@ def widened(array: Any) -> Any:
     return array
 
 
-def evaluate(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str], model: ModelProto) -> list[Any]:
-    """Run nodes of the model in float64 with the ONNX reference evaluator."""
+def evaluate(
+    nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str], model: ModelProto, *, wide: bool = True
+) -> list[Any]:
+    """Run nodes of the model with the ONNX reference evaluator: in float64, or else in the types of what it is fed."""
     graph = helper.make_graph(
-        [wide_node(node) for node in nodes],
+        [wide_node(node) if wide else node for node in nodes],
         "stretch",
         [helper.make_empty_tensor_value_info(name) for name in feeds],
         [helper.make_empty_tensor_value_info(name) for name in outputs if name],
@@ -246,11 +285,10 @@ def evaluate(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Se
     stretch = helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(4, model.ir_version))
     stretch.functions.extend(model.functions)
     named = [name for name in outputs if name]
-    old = any(one.domain in STANDARD and one.version < 14 for one in model.opset_import)
+    opset = max((one.version for one in model.opset_import if one.domain in STANDARD), default=0)
     with np.errstate(all="ignore"):
-        results = dict(
-            zip(named, ReferenceEvaluator(stretch, new_ops=[BatchNormalization] if old else None).run(None, dict(feeds)), strict=True)
-        )
+        found = ReferenceEvaluator(stretch, new_ops=own_operators(opset)).run(None, dict(feeds))
+    results = dict(zip(named, found, strict=True))
     return [results.get(name) for name in outputs]
 
 

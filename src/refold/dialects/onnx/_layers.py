@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from refold.algebra import Formula, Stencil
+from refold.algebra import Formula, Stencil, transposed_geometry
 from refold.dialects.onnx._tensors import Array, Folded, Tensors, tensor_of
-from refold.graph import Map, Scalar
+from refold.graph import Scalar
 
 END = 2**63 - 1
 """Where a slice ends that leaves nothing out."""
@@ -36,7 +36,7 @@ class OnnxTarget:
         if dimensions != stencil.rank + 2:
             return None
         if stencil.is_upsampled:
-            return 1 if formula.fill is None and stencil.mode == "constant" and _transposed_geometry(stencil) is not None else None
+            return 1 if formula.fill is None and stencil.mode == "constant" and transposed_geometry(stencil) is not None else None
         if formula.fill is not None and not bool((formula.fill == formula.fill[0]).all()):
             return None
         if stencil.mode != "constant" and _crops(stencil):
@@ -59,7 +59,7 @@ class Layers:
     initializers: list[TensorProto] = field(default_factory=list)
     made: dict[object, str] = field(default_factory=dict)
 
-    def overflows(self, mapped: Map, elem_type: int) -> bool:
+    def overflows(self, mapped: Scalar | Formula, elem_type: int) -> bool:
         """Whether a folded number leaves the range of its type."""
         dtype = _dtype(elem_type)
         largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
@@ -72,7 +72,7 @@ class Layers:
                 return False
             return not bool(np.isfinite(mapped.evaluate(dtype).kernel).all())
 
-    def emit(self, mapped: Map, x: str, dimensions: int, elem_type: int, value: str) -> list[NodeProto]:
+    def emit(self, mapped: Scalar | Formula, x: str, dimensions: int, elem_type: int, value: str) -> list[NodeProto]:
         """The nodes of one map, in order, without a scalar's shift; the last one's output is the result. None for the identity."""
         if isinstance(mapped, Scalar):
             return [] if mapped.scale == 1.0 else [self._node("Mul", [x, self.number(mapped.scale, elem_type, value)], value)]
@@ -90,6 +90,10 @@ class Layers:
     def number(self, number: float, elem_type: int, value: str) -> str:
         """The name of a tensor that holds one number."""
         return self._small(np.asarray(number, np.float64), elem_type, f"{value}.scalar", ("number", number))
+
+    def shape(self, value: str, sizes: Array) -> str:
+        """The name of a tensor that holds a stated shape."""
+        return self._store(sizes, TensorProto.INT64, f"{value}.shape", ("shape", tuple(sizes.tolist())))
 
     def _scale(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
         whole = formula.evaluate()
@@ -151,7 +155,7 @@ class Layers:
         return self._node("Slice", [x, *names], value)
 
     def _transposed(self, formula: Formula, x: str, elem_type: int, value: str) -> NodeProto:
-        geometry = _transposed_geometry(formula.stencil)
+        geometry = transposed_geometry(formula.stencil)
         assert geometry is not None
         pads, extra = geometry
         inputs = [x, self._kernel(formula, elem_type, "transposed", value), self._bias(formula, elem_type, value)]
@@ -221,19 +225,6 @@ def _base(formula: Formula, value: str) -> str:
 
 def _geometry(stencil: Stencil) -> dict[str, Any]:
     return {"kernel_shape": list(stencil.taps), "dilations": [window.dilation for window in stencil.windows], "group": stencil.groups}
-
-
-def _transposed_geometry(stencil: Stencil) -> tuple[list[tuple[int, int]], list[int]] | None:
-    """Pads and output padding of the transposed convolution, or None where there are none that fit."""
-    pads, extras = [], []
-    for window in stencil.windows:
-        before, after = window.span - 1 - window.before, window.span - 1 - window.after
-        extra = max(0, -after)
-        if window.stride > 1 or before < 0 or extra >= max(window.upsample, window.dilation):
-            return None
-        pads.append((before, after + extra))
-        extras.append(extra)
-    return pads, extras
 
 
 def _needs_pad(formula: Formula) -> bool:

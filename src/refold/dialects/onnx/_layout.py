@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
+from refold.algebra import Obstruction
 from refold.dialects.onnx._call import Call
 from refold.dialects.onnx._constants import MOVES, SCATTERS, SIZES, STANDARD, read_numbers, widened
 from refold.dialects.onnx._load import graphs_of
@@ -72,8 +73,8 @@ class Readers:
         return name in self.elsewhere or any(not _is(node, SIZES) for node in self.nodes.get(name, ()))
 
 
-def find_padding(call: Call, readers: Readers) -> Padding | None:
-    """The padding that a chain ends in, or None where it is something else."""
+def find_padding(call: Call, readers: Readers) -> Padding | Obstruction | None:
+    """The padding that a chain ends in, or None where it is something else; what it might have been where it does not run at every size."""
     node, name = call.node, call.node.output[0]
     typed = call.scope.types.get(name)
     if not _is(node, MOVES) or typed is None or typed.elem_type not in FLOATS or len(typed.shape) < 3 or not readers.ends_chain(name):
@@ -85,8 +86,8 @@ def find_padding(call: Call, readers: Readers) -> Padding | None:
     for size, step in TRIALS:
         trial = _Trial(chain, size, step)
         outcome = trial.padding(name)
-        if outcome is None:
-            return None
+        if outcome is None or isinstance(outcome, Obstruction):
+            return outcome
         found.append(outcome)
         if not trial.symbols:
             break
@@ -117,6 +118,11 @@ class _Chain:
     def nodes(self) -> list[NodeProto]:
         """In order."""
         return [self.call.scope.producers[name] for name in sorted(self.inner, key=self.readers.order.__getitem__)]
+
+    @property
+    def scatters(self) -> bool:
+        """Whether a scatter is among the operators."""
+        return any(self.call.scope.producers[name].op_type in SCATTERS for name in self.inner)
 
     @property
     def sets_places(self) -> bool:
@@ -208,7 +214,7 @@ class _Trial:
     step: int
     symbols: dict[str, int] = field(default_factory=dict)
 
-    def padding(self, name: str) -> tuple[tuple[tuple[int, int], ...], Array] | None:
+    def padding(self, name: str) -> tuple[tuple[tuple[int, int], ...], Array] | Obstruction | None:
         """Padding and fill."""
         call = self.chain.call
         root = call.typed(self.chain.root)
@@ -227,9 +233,21 @@ class _Trial:
         labels = feeds[self.chain.root] = np.arange(start, start + count, dtype=np.float64).reshape(shape)
         try:
             (result,) = call.constants.run(self.chain.nodes, feeds, [name])
-        except Exception:  # the evaluator's operators raise what they like
-            return None
+        except Exception as error:  # the evaluator's operators raise what they like
+            return self._fixed(shape, error)
         return _as_padding(np.asarray(result), labels)
+
+    def _fixed(self, shape: tuple[int, ...], error: Exception) -> Obstruction | None:
+        """What to say of places that are overwritten at one size alone."""
+        if not self.symbols or not self.chain.scatters:
+            return None
+        why = (str(error).splitlines() or [type(error).__name__])[0].strip()
+        return Obstruction(
+            "reading",
+            f"overwriting places of `{self.chain.root}` works at some sizes only, although its sizes are free: it fails at "
+            f"{' x '.join(map(str, shape))} ({why})",
+            "export with free sizes by torch.onnx.export(..., dynamo=True), or with fixed ones",
+        )
 
     def _shape(self, typed: Typed) -> tuple[int, ...]:
         sizes = []

@@ -14,10 +14,12 @@ import numpy as np
 
 from refold import algebra
 from refold.algebra import AffineConv, Mode, Obstruction, Selection
-from refold.dialects.onnx._call import READERS, Call, Reading, Terms, reads
+from refold.dialects.onnx import _products, _rearranging  # noqa: F401  (register their readers)
+from refold.dialects.onnx._call import READERS, Call, Reading, reads
 from refold.dialects.onnx._constants import QUANTIZED
 from refold.dialects.onnx._layout import Padding as PaddingFound
 from refold.dialects.onnx._layout import Readers, find_padding
+from refold.dialects.onnx._parts import select
 from refold.dialects.onnx._scopes import Size
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.geometry import Window, same_padding
@@ -37,7 +39,7 @@ def read(call: Call, readers: Readers) -> Reading | Obstruction | None:
     """What one node makes of its inputs, or the chain that ends in it of its root."""
     found = find_padding(call, readers)
     if found is not None:
-        return _chain(call, found)
+        return found if isinstance(found, Obstruction) else _chain(call, found)
     operation = call.node.op_type
     if operation in QUANTIZED:
         return Obstruction(
@@ -95,48 +97,6 @@ def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
         kernel, offset, stride=strides, padding=padding, output_padding=extra, dilation=dilations, groups=call.get("group", 1)
     )
     return Reading({x: call.leaf(value, (weight, bias), padding, strides, dilations, extra, value.groups)}, kernel.size)
-
-
-@reads("Gemm")
-def _gemm(call: Call) -> Reading | Obstruction | None:
-    """y = alpha x W + beta c."""
-    x, weight, addend = call.input(0), call.input(1), call.input(2)
-    if not call.is_activation(x) or call.get("transA", 0):
-        return None
-    if not call.is_constant(weight):
-        return call.made_at_run_time(weight, "weight")
-    kernel = call.value(weight)
-    kernel = kernel if call.get("transB", 0) else kernel.T
-    alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
-    if alpha != 1.0:
-        kernel = alpha * kernel.astype(np.float64)
-    terms: Terms = {}
-    offset = None
-    if addend and call.is_constant(addend):
-        level = np.asarray(call.value(addend), np.float64) * beta
-        if level.size not in (1, kernel.shape[0]) or (level.ndim == 2 and level.shape[0] != 1):
-            return None
-        offset = np.broadcast_to(level.reshape(-1), (kernel.shape[0],)).astype(np.float64)
-    elif addend:
-        if not call.is_activation(addend) or not call.keeps_shape(addend) or addend == x:
-            return None
-        terms[addend] = Scalar(beta)
-    value = algebra.linear(kernel, offset)
-    terms[x] = call.leaf(value, (weight, addend if offset is not None else ""), alpha, beta, call.get("transB", 0))
-    return Reading(terms, kernel.size)
-
-
-@reads("MatMul")
-def _matmul(call: Call) -> Reading | Obstruction | None:
-    """y = x W, over the last axis."""
-    x, weight = call.input(0), call.input(1)
-    typed = call.typed(x)
-    if not call.is_activation(x) or not call.is_constant(weight) or typed is None or len(typed.shape) < 2:
-        return None
-    kernel = call.value(weight)
-    if kernel.ndim != 2:
-        return None
-    return Reading({x: call.leaf(algebra.linear(kernel.T), (weight,))}, kernel.size)
 
 
 def _weights(call: Call, x: str, weight: str, bias: str) -> tuple[Array, Array | None] | Obstruction | None:
@@ -420,12 +380,7 @@ def _concatenate(call: Call) -> Reading | Obstruction | None:
     known = [width for width in widths if isinstance(width, int)]
     if len(known) < len(parts):
         return None
-    terms: Terms = {}
-    start, total = 0, sum(known)
-    for name, width in zip(parts, known, strict=True):
-        terms[name] = Selection((*[None] * start, *range(width), *[None] * (total - start - width)), width, ndim - 1 - axis, LIKE)
-        start += width
-    return Reading(terms)
+    return Reading(dict(zip(parts, Selection.side_by_side(known, ndim - 1 - axis, LIKE), strict=True)))
 
 
 @reads("Slice")
@@ -455,6 +410,9 @@ def _slice(call: Call) -> Reading | Obstruction | None:
         windows[axis] = Window(1, stride=step, before=-start, after=after)
     if all(window.is_point for window in windows):
         return Reading({x: IDENTITY})
+    if channels is not None and [axis for axis, window in enumerate(windows) if not window.is_point] == [1]:
+        (window,) = windows[1:2]
+        return select(call, x, 1, range(-window.before, channels + window.after, window.stride))
     if channels is None or len(shape) < 3 or not all(window.is_point for window in windows[:2]):
         return None
     return Reading({x: call.leaf(algebra.window(channels, windows[2:], LIKE), (), channels, windows)})

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from refold.dialects.onnx._constants import Constants, evaluate, read_numbers, stand_in, wide_node, widened
+from refold.dialects.onnx._constants import SIZES, STANDARD, Constants, evaluate, read_numbers, stand_in, wide_node, widened
 from refold.dialects.onnx._load import Source
 from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.dialects.onnx._write import Written
 from refold.errors import FoldError
-from refold.graph import Graph, Scalar, Value
+from refold.graph import Graph, Scalar, Value, as_moved
 from refold.plan import Fold
 from refold.verification import RegionEvidence
 
@@ -68,17 +68,23 @@ class _Bench:
         new = self.written.emitted[fold.value]
         read = dict.fromkeys(name for node in new for name in node.input if name in self.stored and name not in roots)
         folded_weights = {name: widened(np.asarray(self.written.tensors.array(self.stored[name]))) for name in read}
+        made = {name for node in new for name in node.output}
+        asked = dict.fromkeys(name for node in new for name in node.input if name and name not in (*read, *roots, *made))
+        folded_weights |= {name: np.asarray(self.constants.value(name, scope)) for name in asked if self.constants.has(name, scope)}
         measured = _measured(region, set(roots), scope, self.constants)
         example = {root: self.graph.values[root].example for root in fold.form}
         failure: Exception | None = None
         evidence: RegionEvidence | None = None
-        for shapes in (example,) if measured else (_small_shapes(self.graph, fold), example):
+        is_stated = any(as_moved(mapped).steps for mapped in fold.form.values())
+        for shapes in (example,) if measured or is_stated else (_small_shapes(self.graph, fold), example):
             random = np.random.default_rng(self.seed)
             inputs = {name: random.standard_normal(shapes[root]) for name, root in roots.items()}
             try:
                 original, peak = _run(region, {**inputs, **weights, **measured}, value, self.source)
-                folded, _ = _run(new, {**inputs, **folded_weights}, value, self.source)
-                magnitude, _ = _run(_absolute(new), _magnitudes({**inputs, **folded_weights}), value, self.source)
+                shapes_read = _worked_out(asked, region, {**inputs, **weights, **measured}, self.source)
+                feeds = {**inputs, **folded_weights, **shapes_read}
+                folded, _ = _run(new, feeds, value, self.source)
+                magnitude, _ = _run(_absolute(new), _magnitudes(feeds), value, self.source)
             except Exception as error:  # the evaluator's operators raise what they like
                 failure = error
                 continue
@@ -91,6 +97,7 @@ class _Bench:
                 max(peak, *(float(np.abs(array).max(initial=0.0)) for array in inputs.values())),
                 _longest(fold, weights.values()),
                 FLOATS[scope.types[value].elem_type],
+                _slack(fold),
             )
             if original.shape == folded.shape:
                 break
@@ -101,9 +108,19 @@ class _Bench:
         return evidence
 
 
+def _slack(fold: Fold) -> Array:
+    """What the constants that the fold takes as one may change of each output channel, as it spreads over the output."""
+    total = np.zeros(())
+    for mapped in map(as_moved, fold.form.values()):
+        if not isinstance(mapped.inner, Scalar) and mapped.inner.slack is not None:
+            slack = mapped.inner.slack
+            total = total + (slack.max() if mapped.steps else slack.reshape(-1, *[1] * mapped.inner.stencil.rank))
+    return total
+
+
 def _longest(fold: Fold, weights: Iterable[Array]) -> int:
     """The longest sum on either side."""
-    folded = sum(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in + 1 for mapped in fold.form.values())
+    folded = sum(as_moved(mapped).longest + 1 for mapped in fold.form.values())
     original = max((array.size // max(1, min(array.shape[:2])) for array in weights if array.ndim > 1), default=1)
     return max(folded, original) + len(fold.nodes)
 
@@ -115,10 +132,17 @@ def name_of(fold: Fold, written: Written) -> str:
 
 def _run(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], value: str, source: Source) -> tuple[Array, float]:
     """The value, and the largest number on the way."""
-    names = [name for node in nodes for name in node.output[:1] if name]
+    names = [name for node in nodes for name in (node.output if node.op_type == "Split" else node.output[:1]) if name]
     results = evaluate(nodes, feeds, names, source.skeleton)
     peak = max((float(np.abs(result).max(initial=0.0)) for result in results), default=0.0)
     return np.asarray(results[names.index(value)]), peak
+
+
+def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mapping[str, Array], source: Source) -> dict[str, Array]:
+    """The sizes that the new nodes take from nodes of the region."""
+    made = {name for node in region for name in node.output}
+    wanted = [name for name in names if name in made]
+    return dict(zip(wanted, evaluate(region, feeds, wanted, source.skeleton), strict=True)) if wanted else {}
 
 
 def _magnitudes(feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -149,9 +173,36 @@ def _region(value: str, scope: Scope, roots: set[str], constants: Constants, ord
         if name in found or (name in roots and name != value) or constants.has(name, scope):
             continue
         found.add(name)
-        stack.extend(read_numbers(scope.producers[name]))
+        node = scope.producers[name]
+        numbers = read_numbers(node)
+        stack.extend(numbers)
+        stack.extend(one for asked in node.input if asked and asked not in numbers for one in _counted(asked, scope, constants))
     makers = (scope.producers[name] for name in sorted(found, key=lambda name: order[scope.key(name)]))
     return list({id(node): node for node in makers}.values())
+
+
+def _counted(name: str, scope: Scope, constants: Constants) -> set[str]:
+    """The whole numbers that others hang on which only shapes and constants decide; none where anything else does.
+
+    What asks for the shape of a grid of indices must see it as large as it is at the sizes of the run.
+    """
+    found: set[str] = set()
+    stack = [name]
+    while stack:
+        one = stack.pop()
+        if one in found or constants.has(one, scope):
+            continue
+        node, typed = scope.producers.get(one), scope.typed(one)
+        if node is None or typed is None or typed.elem_type in FLOATS or node.domain not in STANDARD or node.op_type not in SIZES:
+            return set()
+        found.add(one)
+        stack.extend(asked for asked in node.input if asked and (asked in read_numbers(node) or not _is_float(asked, scope)))
+    return found
+
+
+def _is_float(name: str, scope: Scope) -> bool:
+    typed = scope.typed(name)
+    return typed is not None and typed.elem_type in FLOATS
 
 
 def _measured(region: Sequence[NodeProto], roots: set[str], scope: Scope, constants: Constants) -> dict[str, Array]:

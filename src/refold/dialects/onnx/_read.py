@@ -11,8 +11,9 @@ from refold.dialects.onnx._layout import Readers
 from refold.dialects.onnx._load import graphs_of
 from refold.dialects.onnx._operators import read
 from refold.dialects.onnx._scopes import Equalities, Scope, broadcast, value_of
+from refold.dialects.onnx._tellers import find_tellers
 from refold.errors import FoldError
-from refold.graph import Graph, Linear, Opaque, Refusal, Scalar
+from refold.graph import Graph, Linear, Moved, Opaque, Refusal, Scalar, as_moved
 
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Pow", "PRelu")
 OLDEST = 7
@@ -44,6 +45,8 @@ def _drop_chains(graph: Graph, top: Scope) -> None:
             continue
         live.add(name)
         stack.extend(reader.terms if isinstance(reader, Linear) else reader.inputs)
+        if isinstance(reader, Linear):
+            stack.extend(name for mapped in reader.terms.values() for step in as_moved(mapped).steps for name in step.reads)
     for name in [name for name in graph.nodes if name not in live]:
         del graph.nodes[name]
 
@@ -73,7 +76,22 @@ def _read_scope(scope: Scope, constants: Constants, opset: int, graph: Graph, eq
             graph.nodes[key] = linear if linear is not None and linear.output == key else Opaque(key, node.op_type, tuple(sorted(reads)))
         if linear is not None:
             _learn_windows(node, scope, linear, equalities)
+        for name in filter(None, node.output[1:] if node.op_type == "Split" else ()):
+            part = _linear(_with_output(node, name), scope, constants, opset, graph, equalities, readers)
+            if part is not None:
+                graph.nodes[part.output] = part
     graph.outputs |= {scope.key(one.name) for one in scope.graph.output}
+    scope.tellers = find_tellers(scope, constants, equalities, graph, readers)
+    for shape, teller in scope.tellers.items():
+        graph.nodes[scope.key(shape)] = Opaque(scope.key(shape), "Shape", (scope.key(teller),))
+
+
+def _with_output(node: NodeProto, name: str) -> NodeProto:
+    """The node as it makes one of its outputs."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [name]
+    return copy
 
 
 def _linear(
@@ -99,7 +117,7 @@ def _linear(
         node.op_type,
         {scope.key(name): mapped for name, mapped in reading.terms.items()},
         weights=reading.weights,
-        operators=reading.operators or 1 + sum(constants.operators(name, scope) for name in given),
+        operators=reading.operators if reading.operators is not None else 1 + sum(constants.operators(name, scope) for name in given),
         sources=tuple(dict.fromkeys(source for name in given for source in constants.sources(name, scope))),
     )
 
@@ -111,7 +129,7 @@ def _agrees(call: Call, reading: Reading) -> bool:
         typed = call.typed(name)
         if typed is None:
             return False
-        if isinstance(mapped, Scalar):
+        if isinstance(mapped, (Scalar, Moved)):
             continue
         stencil = mapped.stencil
         channel = len(typed.shape) - 1 - stencil.rank
@@ -144,14 +162,12 @@ def _learn_windows(node: NodeProto, scope: Scope, linear: Linear, equalities: Eq
     for root, mapped in linear.terms.items():
         given = scope.typed(root.removeprefix(scope.prefix))
         assert given is not None
+        if isinstance(mapped, Moved):
+            continue
         windows = () if isinstance(mapped, Scalar) else mapped.stencil.windows
         channel = len(typed.shape) if isinstance(mapped, Scalar) else len(typed.shape) - 1 - len(windows)
         for axis, (size, source) in enumerate(zip(typed.shape, given.shape, strict=True)):
             if axis < channel:
                 equalities.equate(size, source)
             elif axis > channel:
-                window = windows[axis - channel - 1]
-                if window.stride == window.upsample == 1:
-                    equalities.grow(size, source, 1 + window.excess)
-                else:
-                    equalities.learn(size, (window.stride, window.upsample, window.excess, equalities.find(source)))
+                equalities.slide(size, source, windows[axis - channel - 1])

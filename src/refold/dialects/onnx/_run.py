@@ -26,7 +26,7 @@ Feeds = dict[str, Array]
 
 AFFORDABLE = 1_000_000_000
 """Multiply-adds up to which the reference evaluator is asked for the float64 truth."""
-SLOW = ("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAlign", "GridSample",
+SLOW = ("MaxPool", "LpPool", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAlign", "GridSample",
         "DeformConv", "NonMaxSuppression", "DFT", "STFT", "MaxUnpool", "MaxRoiPool")  # fmt: skip
 """Operators that the reference evaluator works out item by item."""
 PATIENCE = 400_000
@@ -102,8 +102,8 @@ def generated_feeds(skeleton: ModelProto, seed: int) -> Iterator[Feeds]:
         yield {value.name: _random(value, shapes, random) for value in _required(skeleton)}
 
 
-def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: float) -> list[Any] | None:
-    """The outputs in float64, or None where that is too much work or does not run.
+def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: float, *, wide: bool = True) -> list[Any] | None:
+    """The outputs by the reference evaluator, in float64 or else in the model's types; None where that is too much work or does not run.
 
     `ratio` is how much larger these inputs are than the example that the types of the scope tell of.
     """
@@ -117,9 +117,10 @@ def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: 
     if any(node.op_type == "BatchNormalization" and any(node.output[1:]) for node in nodes):
         return None
     try:
-        wide = {tensor.name: widened(source.tensors.array(tensor)) for tensor in graph.initializer}
-        wide.update({name: widened(array) for name, array in feeds.items()})
-        return evaluate(nodes, wide, [output.name for output in graph.output], source.skeleton)
+        given = {tensor.name: source.tensors.array(tensor) for tensor in graph.initializer} | feeds
+        if wide:
+            given = {name: widened(array) for name, array in given.items()}
+        return evaluate(nodes, given, [output.name for output in graph.output], source.skeleton, wide=wide)
     except Exception:  # the evaluator's operators raise what they like
         return None
 

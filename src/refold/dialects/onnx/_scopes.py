@@ -11,6 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 
 from refold.dialects.onnx._integers import state_integers
 from refold.dialects.onnx._load import graphs_of
+from refold.geometry import Window
 from refold.graph import Value
 
 Size: TypeAlias = "int | str | None"
@@ -44,6 +45,8 @@ class Scope:
     producers: dict[str, NodeProto] = field(default_factory=dict)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
+    tellers: dict[str, str] = field(default_factory=dict)
+    """By the output of a Shape: another value that has the sizes which are read of it, and stays."""
 
     def owner(self, name: str) -> Scope | None:
         """The scope that defines a name."""
@@ -222,6 +225,8 @@ class Equalities:
     derived: dict[object, Size] = field(default_factory=dict)
     grown: dict[str, tuple[int, Size]] = field(default_factory=dict)
     """Sizes that are another one and so many more."""
+    products: dict[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    """Sizes that are a number times other ones."""
 
     def find(self, size: Size) -> Size:
         """The one name for all sizes that are the same."""
@@ -250,6 +255,17 @@ class Equalities:
         elif isinstance(size, str) and size != source:
             self.grown.setdefault(size, (more, source))
             self.learn(size, (more, source))
+
+    def slide(self, size: Size, source: Size, window: Window) -> None:
+        """A free size is how many positions a window takes over another one."""
+        if window.stride == window.upsample == 1:
+            self.grow(size, source, 1 + window.excess)
+            return
+        source, excess = self.find(source), window.excess
+        if isinstance(source, str) and source in self.grown:
+            more, source = self.grown[source]
+            source, excess = self.find(source), excess + window.upsample * more
+        self.learn(size, (window.stride, window.upsample, excess, source))
 
     def learn(self, size: Size, origin: object) -> None:
         """A free size is what `origin` says: equal origins, equal sizes."""

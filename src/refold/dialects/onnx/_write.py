@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
+from refold.algebra import Rearrangement
 from refold.dialects.onnx._constants import SIZES, STANDARD, Constants
 from refold.dialects.onnx._layers import Layers
 from refold.dialects.onnx._load import Source, graphs_of
+from refold.dialects.onnx._rearranging import write_step
 from refold.dialects.onnx._scopes import Scope
-from refold.dialects.onnx._tensors import Tensors, type_name
-from refold.graph import Refusal, Scalar
+from refold.dialects.onnx._tensors import Tensors, tensor_of, type_name
+from refold.graph import Layout, Moved, Refusal, Scalar, as_moved
 from refold.plan import Fold, Plan
 
 
@@ -27,6 +30,8 @@ class Written:
     emitted: dict[str, tuple[NodeProto, ...]]
     folds: tuple[Fold, ...]
     refusals: tuple[Refusal, ...]
+    gone: frozenset[str]
+    """Values of the original that it makes no more."""
 
 
 def write_model(source: Source, top: Scope, constants: Constants, plan: Plan) -> Written:
@@ -66,7 +71,7 @@ class _Writer:
         self._find_dead(folds, owners)
         self._rewrite(self.top, skeleton.graph)
         self._place_initializers(skeleton, layers)
-        return Written(skeleton, tensors, self.emitted, tuple(folds), tuple(refusals))
+        return Written(skeleton, tensors, self.emitted, tuple(folds), tuple(refusals), frozenset(self.gone))
 
     def _fresh(self, wish: str) -> str:
         name = next(one for one in itertools.chain([wish], (f"{wish}_{n}" for n in itertools.count(1))) if one not in self.taken)
@@ -75,7 +80,7 @@ class _Writer:
 
     def _refusal(self, fold: Fold, scope: Scope, name: str, layers: Layers) -> Refusal | None:
         elem_type = scope.types[name].elem_type
-        if not any(layers.overflows(mapped, elem_type) for mapped in fold.form.values()):
+        if not any(layers.overflows(as_moved(mapped).inner, elem_type) for mapped in fold.form.values()):
             return None
         return Refusal(
             fold.value,
@@ -89,25 +94,25 @@ class _Writer:
         typed = scope.types[value]
         elem_type, dimensions = typed.elem_type, len(typed.shape)
         made: list[NodeProto] = []
-        total: str | None = None
         loose = 0.0
-        ordered = sorted(
-            fold.form.items(), key=lambda term: (isinstance(term[1], Scalar), isinstance(term[1], Scalar) and term[1].scale < 0)
-        )
-        for root, mapped in ordered:
-            term = root.removeprefix(scope.prefix)
-            joins = "Add"
-            if isinstance(mapped, Scalar):
-                loose += mapped.shift
-                if mapped.scale == -1.0 and total is not None:
-                    mapped, joins = Scalar(), "Sub"
-            nodes = layers.emit(mapped, term, dimensions, elem_type, value)
+        sums: dict[Rearrangement | None, str] = {}
+        behind: dict[Rearrangement | None, Layout | None] = {}
+        ordered = sorted(((root, as_moved(mapped)) for root, mapped in fold.form.items()), key=_last)
+        for root, moved in ordered:
+            term = self._rearrange(moved.before, root.removeprefix(scope.prefix), scope, layers, made)
+            inner, after, joins = moved.inner, moved.after, "Add"
+            place = None if after is None else after.rearrangement
+            behind[place] = after
+            if isinstance(inner, Scalar):
+                loose += inner.shift
+                if inner.scale == -1.0 and place in sums:
+                    inner, joins = Scalar(), "Sub"
+            nodes = layers.emit(inner, term, dimensions if place is None else len(place.inputs), elem_type, value)
             made.extend(nodes)
-            term = nodes[-1].output[0] if nodes else term
-            if total is not None:
-                made.append(helper.make_node(joins, [total, term], [self._fresh(f"{value}.{joins.lower()}")]))
-                term = made[-1].output[0]
-            total = term
+            sums[place] = self._join(joins, sums.get(place), nodes[-1].output[0] if nodes else term, value, made)
+        total: str | None = None
+        for place, term in sums.items():
+            total = self._join("Add", total, self._rearrange(behind[place], term, scope, layers, made), value, made)
         if loose:
             made.append(helper.make_node("Add", [total or "", layers.number(loose, elem_type, value)], [self._fresh(f"{value}.add")]))
         last = made[-1].output[0]
@@ -117,6 +122,24 @@ class _Writer:
         made[-1].output[0] = value
         return tuple(made)
 
+    def _join(self, operation: str, total: str | None, term: str, value: str, made: list[NodeProto]) -> str:
+        if total is None:
+            return term
+        made.append(helper.make_node(operation, [total, term], [self._fresh(f"{value}.{operation.lower()}")]))
+        return str(made[-1].output[0])
+
+    def _rearrange(self, layout: Layout | None, x: str, scope: Scope, layers: Layers, made: list[NodeProto]) -> str:
+        for step in () if layout is None else layout.steps:
+            name = step.name.removeprefix(scope.prefix)
+            original = scope.producers[name]
+            shape = original.input[1] if len(original.input) > 1 else ""
+            known = self.constants.value(shape, scope) if shape and self.constants.has(shape, scope) else None
+            if known is not None and self.constants.operators(shape, scope):  # worked out, maybe from the shape of what is gone
+                step = replace(step, stated=tuple(int(size) for size in known.reshape(-1)))
+            made.append(write_step(step, original, x, self._fresh(f"{name}.again"), known, partial(layers.shape, name)))
+            x = made[-1].output[0]
+        return x
+
     def _node_name(self, scope: Scope, value: str, number: int, total: int) -> str:
         name = scope.producers[value].name or value
         return name if number == total - 1 else f"{name}.{number}"
@@ -125,11 +148,12 @@ class _Writer:
         """Find the nodes that only what was folded away still read, back to the constants."""
         removable = {node.output for fold in folds for node in fold.nodes}
         uses: Counter[str] = Counter()
+        stack: list[str] = []
         for scope in self.top.all():
             for node in scope.graph.node:
                 uses.update(self._reads(node, scope))
+                stack.extend(key for key in self._only_asked(node, scope) if folds)
             uses.update(scope.key(one.name) for one in scope.graph.output)
-        stack: list[str] = []
 
         def drop(node: NodeProto, scope: Scope) -> None:
             for key in self._reads(node, scope):
@@ -157,11 +181,42 @@ class _Writer:
             drop(node, scope)
 
     def _reads(self, node: NodeProto, scope: Scope) -> Iterator[str]:
-        """Keys of the values that a node reads, where they are defined."""
+        """Keys of the values that a node needs, where they are defined."""
+        only_asked = set(self._only_asked(node, scope))
         for name in filter(None, node.input):
+            if node.output[:1] and node.output[0] in scope.tellers:
+                name = scope.tellers[node.output[0]]
             owner = scope.owner(name)
-            if owner is not None:
+            if owner is not None and owner.key(name) not in only_asked:
                 yield owner.key(name)
+
+    def _only_asked(self, node: NodeProto, scope: Scope) -> list[str]:
+        """Keys of what a constant node reads that is none: it asks for sizes that are known, or for a type."""
+        if not node.output or not all(self.constants.has(name, scope) for name in node.output if name):
+            return []
+        asked = [name for name in node.input if name and not self.constants.has(name, scope)]
+        return [owner.key(name) for name in asked if (owner := scope.owner(name)) is not None]
+
+    def _left(self, node: NodeProto, scope: Scope) -> Iterator[NodeProto]:
+        """A node that stays: a Shape of what has gone asks another value, and what is known of such a Shape is written as a constant."""
+        asked = self._only_asked(node, scope)
+        if any(key in self.gone or self._is_told(key, scope) for key in asked):
+            for name in filter(None, node.output):
+                elem_type = scope.types[name].elem_type
+                dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+                tensor = tensor_of(name, self.constants.value(name, scope).astype(dtype), elem_type)
+                yield helper.make_node("Constant", [], [name], name=node.name, value=tensor)
+            return
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        if node.output[:1] and node.output[0] in scope.tellers and self._is_told(scope.key(node.output[0]), scope):
+            copy.input[0] = scope.tellers[node.output[0]]
+        yield copy
+
+    def _is_told(self, key: str, scope: Scope) -> bool:
+        """Whether sizes come from a Shape of what has gone."""
+        taken = self.constants.taken.get(key)
+        return taken is not None and taken.shape in scope.tellers and scope.key(taken.asked) in self.gone
 
     def _rewrite(self, scope: Scope, graph: GraphProto) -> None:
         within = iter(scope.within)
@@ -174,9 +229,7 @@ class _Writer:
                 nodes.extend(self.emitted[key])
                 self.emitted[key][-1].doc_string = original.doc_string
             elif key is None or key not in self.gone:
-                copy = NodeProto()
-                copy.CopyFrom(node)
-                nodes.append(copy)
+                nodes.extend(self._left(node, scope))
         del graph.node[:]
         graph.node.extend(nodes)
         left = {name for node in nodes for name in node.output} | {one.name for one in (*graph.input, *graph.initializer)}
@@ -210,6 +263,12 @@ class _Writer:
             for position in reversed(range(len(listed))):
                 if listed[position].name == name:
                     del listed[position]
+
+
+def _last(term: tuple[str, Moved]) -> tuple[bool, bool]:
+    """Scalars come last, those that are subtracted after the others."""
+    inner = term[1].inner
+    return isinstance(inner, Scalar), isinstance(inner, Scalar) and inner.scale < 0
 
 
 def _names_read(graph: GraphProto) -> set[str]:

@@ -1,0 +1,100 @@
+"""Two PyTorch networks on the same inputs: each output of both, and the truth of the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from refold.dialects.aten._constants import draws_at_random
+from refold.dialects.aten._run import run_program
+from refold.dialects.aten._trace import run
+from refold.errors import FoldError
+from refold.graph import Linear, Scalar
+from refold.verification import FACTOR, SEED, OutputEvidence
+
+if TYPE_CHECKING:
+    from refold.dialects.aten._model import AtenModel
+
+MOVES = 4
+"""Times that inputs are moved by a rounding; one alone may happen to move an output little."""
+
+
+def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Iterator[OutputEvidence]:
+    """Each output of a network and of another one, both as they ship, on the example inputs."""
+    original = pytree.tree_flatten_with_path(source.run_original())[0]
+    module: Any = other.module() if isinstance(other, ExportedProgram) else other
+    folded = pytree.tree_leaves(run(module, source.args, source.kwargs))
+    if len(folded) != len(original):
+        raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
+    truths = _truths(source)
+    longest = sum(_longest_sum(node) for node in source.graph.linear())
+    noise = _noise(source, [mine for _, mine in original], folded, longest)
+    for (path, mine), theirs, truth, own in zip(original, folded, truths or [None] * len(folded), noise, strict=True):
+        if isinstance(mine, torch.Tensor):
+            if mine.is_complex():
+                mine, theirs, truth = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth))
+            rounding = _unit(mine)
+            unnoticed = rounding * _largest(mine)
+            length = max(longest, math.ceil((own / unnoticed) ** 2) if unnoticed > 0 else 0)
+            yield OutputEvidence(pytree.keystr(path) or "output", mine.detach(), theirs.detach(), truth, rounding, length)
+
+
+def _truths(source: AtenModel) -> list[Any] | None:
+    """The outputs in float64, or None where the program does not run there or draws random numbers, which differ there."""
+    if any(draws_at_random(node) for node in source.traced.program.graph.nodes):
+        return None
+    flat = pytree.tree_leaves((source.args, dict(source.kwargs)))
+    try:
+        return run_program(source.traced.program, flat, wide=True)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+def _noise(source: AtenModel, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[float]:
+    """How far each output of the original moves where the inputs are one rounding off, which is what no fold can be held to undercut.
+
+    Worked out only where two outputs differ by more than the roundings of sums of this length explain: an ill-conditioned network.
+    """
+    explained = FACTOR * math.sqrt(max(1, length))
+    if all(_distance(mine, theirs) <= explained * _unit(mine) * _largest(mine) for mine, theirs in zip(outputs, folded, strict=True)):
+        return [0.0] * len(outputs)
+    generator = torch.Generator().manual_seed(SEED)
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
+            return leaf
+        signs = torch.randint(0, 2, leaf.shape, generator=generator).to(leaf.device, leaf.dtype) * 2 - 1
+        return leaf * (1 + signs * torch.finfo(leaf.dtype).eps)
+
+    noise = [0.0] * len(outputs)
+    for _ in range(MOVES):
+        try:
+            again = pytree.tree_leaves(source.run_original(*pytree.tree_map(moved, (source.args, dict(source.kwargs)))))
+        except FoldError:  # what it takes is not for it to be moved, as a number that is looked up
+            break
+        noise = [max(known, _distance(mine, other)) for known, mine, other in zip(noise, outputs, again, strict=True)]
+    return noise
+
+
+def _distance(one: Any, other: Any) -> float:
+    if not isinstance(one, torch.Tensor) or not one.is_floating_point() or one.shape != other.shape or one.numel() == 0:
+        return 0.0
+    return float((one.detach().double() - other.detach().double()).abs().nan_to_num(posinf=0.0).max())
+
+
+def _largest(output: Any) -> float:
+    return _distance(output, torch.zeros_like(output)) if isinstance(output, torch.Tensor) else 0.0
+
+
+def _unit(output: Any) -> float:
+    """The unit roundoff of an output, or 0 where it has none."""
+    return torch.finfo(output.dtype).eps / 2 if isinstance(output, torch.Tensor) and output.is_floating_point() else 0.0
+
+
+def _longest_sum(node: Linear) -> int:
+    return max(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in for mapped in node.terms.values())

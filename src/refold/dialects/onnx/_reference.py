@@ -1,0 +1,155 @@
+"""Operators that the ONNX reference evaluator runs wrongly, not at all or item by item, as the standard has them, in NumPy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
+
+from refold.dialects.onnx._tensors import Array
+from refold.geometry import same_padding
+
+
+class BatchNormalization(BatchNormalization_14):
+    """Batch norm in inference, as the reference evaluator has it from opset 14 on.
+
+    Its versions for older opsets work out batch statistics although the node has one output, which there means inference.
+    """
+
+    op_domain = ""
+
+    def _run(self, *inputs: Any, epsilon: float = 1e-5, **_: Any) -> Any:
+        x, scale, bias, mean, variance = inputs
+        return super()._run(x, scale, bias, mean, variance, epsilon, None, 0)  # type: ignore[no-untyped-call]
+
+
+class Pad(OpRun):
+    """Padding; a negative amount crops, before anything is continued."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Any, pads: Any = None, level: Any = None, axes: Any = None, *, mode: str = "constant", value: float = 0.0, **_: Any
+    ) -> Any:
+        amounts = [int(amount) for amount in pads]
+        half = len(amounts) // 2
+        pairs = [(0, 0)] * x.ndim
+        for axis, before, after in zip(range(half) if axes is None else axes, amounts[:half], amounts[half:], strict=True):
+            pairs[int(axis)] = (before, after)
+        x = _cropped(x, [(max(0, -before), max(0, -after)) for before, after in pairs])
+        width = [(max(0, before), max(0, after)) for before, after in pairs]
+        if mode != "constant":
+            return (np.pad(x, width, mode=mode),)  # type: ignore[call-overload]
+        fill = value if level is None or np.size(level) == 0 else np.reshape(level, -1)[0]
+        return (np.pad(x, width, constant_values=fill).astype(x.dtype),)
+
+
+class Unsqueeze(OpRun):
+    """New axes of one item, whatever the order they are listed in."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, given: Any = None, *, axes: Any = None, **_: Any) -> Any:
+        places = axes if given is None else np.reshape(given, -1)
+        return (np.expand_dims(x, tuple(int(axis) for axis in places)),)
+
+
+class ConvTranspose(OpRun):
+    """Transposed convolution: each item of x lays the kernel, times itself, on the output."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, kernel: Any, bias: Any = None, *, group: int = 1, **given: Any) -> Any:
+        rank, taps = x.ndim - 2, kernel.shape[2:]
+        strides, dilations = given.get("strides") or [1] * rank, given.get("dilations") or [1] * rank
+        extra = given.get("output_padding") or [0] * rank
+        spans = [dilation * (k - 1) + 1 for k, dilation in zip(taps, dilations, strict=True)]
+        laid = [stride * (n - 1) + span for n, stride, span in zip(x.shape[2:], strides, spans, strict=True)]
+        sizes = [size + more for size, more in zip(laid, extra, strict=True)]
+        channels = kernel.shape[1]
+        parts = x.reshape(x.shape[0], group, -1, *x.shape[2:])
+        kernels = kernel.reshape(group, -1, *kernel.shape[1:])
+        whole = np.zeros((x.shape[0], group, channels, *sizes), x.dtype)
+        for tap in itertools.product(*map(range, taps)):
+            whole[_places(tap, dilations, strides, x.shape[2:])] += np.einsum("bgi...,gio->bgo...", parts, kernels[(..., *tap)])
+        pads = self._padding(x.shape[2:], sizes, strides, rank, given)
+        y = _cropped(whole.reshape(x.shape[0], -1, *sizes), [(0, 0), (0, 0), *pads])
+        return (y if bias is None else y + bias.reshape(-1, *[1] * rank),)
+
+    def _padding(
+        self, items: Sequence[int], sizes: Sequence[int], strides: Sequence[int], rank: int, given: dict[str, Any]
+    ) -> list[tuple[int, int]]:
+        """What is taken off on both sides of each axis."""
+        convention, wanted = given.get("auto_pad") or "NOTSET", given.get("output_shape")
+        if convention.startswith("SAME") and wanted is None:
+            wanted = [n * stride for n, stride in zip(items, strides, strict=True)]
+        if wanted is None:
+            pads = given.get("pads") or [0] * 2 * rank
+            return list(zip(pads[:rank], pads[rank:], strict=True)) if convention == "NOTSET" else [(0, 0)] * rank
+        totals = [size - other for size, other in zip(sizes, list(wanted)[-rank:], strict=True)]
+        halves = [(total // 2, total - total // 2) for total in totals]
+        return halves if convention == "SAME_UPPER" else [(after, before) for before, after in halves]
+
+
+class AveragePool(OpRun):
+    """The mean of each window: of what lies in the input, or in its padding as well; never of what lies beyond."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, *, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, count_include_pad: int = 0, **given: Any) -> Any:
+        rank, items = len(kernel_shape), x.shape[2:]
+        strides, dilations = given.get("strides") or [1] * rank, given.get("dilations") or [1] * rank
+        spans = [dilation * (k - 1) + 1 for k, dilation in zip(kernel_shape, dilations, strict=True)]
+        pads = given.get("pads") or [0] * 2 * rank
+        pairs = list(zip(pads[:rank], pads[rank:], strict=True))
+        match given.get("auto_pad") or "NOTSET":
+            case "VALID":
+                pairs = [(0, 0)] * rank
+            case "SAME_UPPER" | "SAME_LOWER" as convention:
+                way = "upper" if convention == "SAME_UPPER" else "lower"
+                pairs = list(same_padding(items, tuple(kernel_shape), tuple(strides), tuple(dilations), convention=way))  # type: ignore[arg-type]
+        counts = []
+        for n, stride, span, (before, after) in zip(items, strides, spans, pairs, strict=True):
+            room = n + before + after - span
+            count = (-(-room // stride) if ceil_mode else room // stride) + 1
+            counts.append(count - (ceil_mode and (count - 1) * stride >= n + before))
+        reach = [
+            max(0, stride * (count - 1) + span - n - before - after)
+            for n, stride, count, span, (before, after) in zip(items, strides, counts, spans, pairs, strict=True)
+        ]
+        inside = np.pad(np.ones(items), pairs, constant_values=1.0 if count_include_pad else 0.0)
+        beyond = [(0, more) for more in reach]
+        padded = np.pad(np.pad(x, [(0, 0), (0, 0), *pairs]), [(0, 0), (0, 0), *beyond])
+        inside = np.pad(inside, beyond)
+        total: Any = 0.0
+        weight: Any = 0.0
+        for tap in itertools.product(*map(range, kernel_shape)):
+            places = _places(tap, dilations, strides, counts)
+            total, weight = total + padded[places], weight + inside[places]
+        return ((total / weight).astype(x.dtype),)
+
+
+OWN = (Pad, Unsqueeze, ConvTranspose, AveragePool)
+
+
+def own_operators(opset: int) -> list[type[OpRun]]:
+    """Those to use in a model of an opset."""
+    return [*OWN, BatchNormalization] if opset < 14 else [*OWN]
+
+
+def _places(tap: Sequence[int], dilations: Sequence[int], strides: Sequence[int], counts: Sequence[int]) -> Any:
+    """Where one tap of so many windows lies."""
+    begins = [t * dilation for t, dilation in zip(tap, dilations, strict=True)]
+    bounds = zip(begins, strides, counts, strict=True)
+    return (..., *(slice(begin, begin + stride * (count - 1) + 1, stride) for begin, stride, count in bounds))
+
+
+def _cropped(x: Array, amounts: Sequence[tuple[int, int]]) -> Array:
+    """x without so many items at both ends of each axis; with so many zeros more, where negative."""
+    cut = x[tuple(slice(max(0, before), max(0, n - max(0, after))) for n, (before, after) in zip(x.shape, amounts, strict=True))]
+    more = [(max(0, -before), max(0, -after)) for before, after in amounts]
+    return np.pad(cut, more) if any(map(any, more)) else cut

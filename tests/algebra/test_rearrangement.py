@@ -1,0 +1,255 @@
+"""Rearrangements against NumPy's own, and the law that a map along some axes passes them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refold.algebra import Formula, Leaf, Obstruction, Rearrangement, convolution, move_back, move_forward, scale_and_shift
+from refold.algebra._rearrangement import size_of
+from tests.algebra.oracle import numbers
+
+Steps = list[tuple[str, tuple[int, ...]]]
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], Steps]:
+    """A shape and a few permutations and reshapes of it."""
+    start = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)))
+    shape, steps = start, []
+    for _ in range(draw(st.integers(1, 4))):
+        if draw(st.booleans()):
+            order = tuple(draw(st.permutations(range(len(shape)))))
+            steps.append(("permute", order))
+            shape = tuple(shape[axis] for axis in order)
+        else:
+            factors = [prime for size in shape for prime in {1: [], 2: [2], 3: [3], 4: [2, 2], 6: [2, 3]}.get(size, [size])]
+            cuts = sorted(draw(st.lists(st.integers(0, len(factors)), max_size=3)))
+            wanted = tuple(math.prod(factors[a:b]) for a, b in itertools.pairwise([0, *cuts, len(factors)]))
+            steps.append(("reshape", wanted))
+            shape = wanted
+    return start, steps
+
+
+def by_numpy(x: np.ndarray, steps: Steps) -> np.ndarray:
+    for kind, argument in steps:
+        x = x.transpose(argument) if kind == "permute" else x.reshape(argument)
+    return x
+
+
+def as_values(shape: Sequence[int], steps: Steps) -> list[Rearrangement]:
+    found = []
+    for kind, argument in steps:
+        sizes = [size_of(size) for size in shape]
+        one = (
+            Rearrangement.permutation(sizes, argument)
+            if kind == "permute"
+            else Rearrangement.reshape(sizes, [size_of(size) for size in argument])
+        )
+        assert one is not None
+        found.append(one)
+        shape = [shape[axis] for axis in argument] if kind == "permute" else argument
+    return found
+
+
+def applied(rearrangement: Rearrangement, x: np.ndarray) -> np.ndarray:
+    """What a rearrangement says, done."""
+    sizes = [size for size, _ in rearrangement.sizes]
+    order = [one for axis in rearrangement.outputs for one in axis]
+    gone = [one for one in range(len(sizes)) if one not in order]
+    whole = x.reshape(sizes).transpose([*order, *gone])
+    wanted = [size for size in rearrangement.shape if size is not None]
+    return np.asarray(whole.mean(tuple(range(len(order), len(sizes)))).reshape(wanted))
+
+
+def joined(shape: Sequence[int], steps: Steps) -> Rearrangement | None:
+    total: Rearrangement | None = None
+    for one in as_values(shape, steps):
+        total = one if total is None else total.then(one)
+        if total is None:
+            return None
+    return total
+
+
+@given(chains())
+def test_a_chain_is_what_numpy_does(chain: tuple[tuple[int, ...], Steps]) -> None:
+    shape, steps = chain
+    total = joined(shape, steps)
+    if total is None:
+        return
+    x = np.arange(math.prod(shape)).reshape(shape)
+    result = by_numpy(x, steps)
+    assert np.array_equal(applied(total, x), result)
+    assert np.array_equal(applied(total.inverse(), result), x)
+    back = total.then(total.inverse())
+    assert back is not None
+    assert back.is_identity
+    if total.is_identity:
+        assert result.shape == x.shape
+        assert np.array_equal(result, x)
+
+
+@given(chains())
+def test_axes_that_are_carried_are_those_of_numpy(chain: tuple[tuple[int, ...], Steps]) -> None:
+    shape, steps = chain
+    total = joined(shape, steps)
+    if total is None:
+        return
+    places = np.indices(shape)
+    for axis, size in enumerate(total.shape):
+        assert size is not None
+        source = total.source(axis)
+        if source is not None:
+            moved = by_numpy(places[source], steps)
+            assert np.array_equal(moved, np.indices(moved.shape)[axis])
+        ordered = total.order(axis)
+        if ordered is not None:
+            moved = by_numpy(places[ordered[0]], steps)
+            assert np.array_equal(moved, np.asarray(ordered[1])[np.indices(moved.shape)[axis]])
+        held = total.holder(axis)
+        if held is not None:
+            there = applied(total.inverse(), np.indices(tuple(size or 0 for size in total.shape))[axis])
+            assert np.array_equal(there, np.asarray(held[1])[places[held[0]]])
+
+
+def test_free_sizes_divide_by_name() -> None:
+    n, h = size_of(1, "n"), size_of(1, "h")
+    joined_axes = Rearrangement.reshape([n, size_of(4), h], [size_of(4, "n"), h])
+    assert joined_axes is not None
+    assert joined_axes.shape == (None, None)
+    apart = Rearrangement.reshape([size_of(4, "n"), h], [n, size_of(4), h])
+    assert apart is not None
+    both = joined_axes.then(apart)
+    assert both is not None
+    assert both.is_identity
+    assert Rearrangement.reshape([n, size_of(6)], [h, size_of(6)]) is None
+    assert Rearrangement.reshape([size_of(6)], [size_of(2), size_of(2)]) is None
+    assert Rearrangement.reshape([size_of(0)], [size_of(0), size_of(0)]) is None
+
+
+def apply(formula: Formula, x: np.ndarray) -> np.ndarray:
+    """A map of an array of any number of leading axes, in NumPy alone; windows keep the size."""
+    value = formula.evaluate()
+    rank = len(value.windows)
+    channel = x.ndim - 1 - rank
+    moved = np.moveaxis(x, channel, 0)
+    pads = [(0, 0)] * (moved.ndim - rank) + [(window.before, window.after) for window in value.windows]
+    moved = np.pad(moved, pads)
+    each = value.kernel.shape[1]
+    out = []
+    for o in range(value.out_channels):
+        start = o // (value.out_channels // value.groups) * each
+        total = np.zeros(())
+        for tap in itertools.product(*(range(window.kernel) for window in value.windows)):
+            cut: Any = (Ellipsis, *(slice(t, t + size) for t, size in zip(tap, x.shape[channel + 1 :], strict=True)))
+            part = moved[start : start + each][cut]
+            total = total + np.tensordot(value.kernel[(o, slice(None), *tap)], part, 1)
+        out.append(total + value.bias[o])
+    return np.moveaxis(np.stack(out), 0, channel)
+
+
+IMAGE = (2, 4, 3, 5)
+MOVES: dict[str, Steps] = {
+    "channels last": [("permute", (0, 2, 3, 1))],
+    "tokens": [("reshape", (2, 4, 15)), ("permute", (0, 2, 1))],
+    "swapped": [("permute", (0, 1, 3, 2))],
+    "batch and channels swapped": [("permute", (1, 0, 2, 3))],
+    "flat": [("reshape", (2, 60))],
+    "a frame more": [("reshape", (1, 2, 4, 1, 3, 5)), ("permute", (0, 2, 1, 3, 4, 5))],
+    "shuffled": [("reshape", (2, 2, 2, 3, 5)), ("permute", (0, 2, 1, 3, 4)), ("reshape", IMAGE)],
+}
+MAPS: dict[str, Formula] = {
+    "norm": Leaf(scale_and_shift(numbers(1, 4), numbers(2, 4), 2)),
+    "pointwise": Leaf(convolution(numbers(3, 4, 4, 1, 1), numbers(4, 4))),
+    "grouped": Leaf(convolution(numbers(5, 4, 2, 1, 1), numbers(6, 4), groups=2)),
+    "across": Leaf(convolution(numbers(7, 4, 4, 1, 3), numbers(8, 4), padding=[0, 1])),
+    "dense": Leaf(convolution(numbers(9, 4, 4, 3, 3), numbers(10, 4), padding=1)),
+}
+BACK = {
+    ("norm", "channels last"), ("norm", "tokens"), ("norm", "swapped"), ("norm", "batch and channels swapped"), ("norm", "flat"),
+    ("norm", "a frame more"), ("norm", "shuffled"),
+    ("pointwise", "channels last"), ("pointwise", "tokens"), ("pointwise", "swapped"), ("pointwise", "batch and channels swapped"),
+    ("pointwise", "a frame more"),
+    ("grouped", "channels last"), ("grouped", "tokens"), ("grouped", "swapped"), ("grouped", "batch and channels swapped"),
+    ("grouped", "a frame more"),
+    ("across", "swapped"), ("across", "a frame more"), ("dense", "swapped"), ("dense", "a frame more"),
+    ("across", "batch and channels swapped"), ("dense", "batch and channels swapped"),
+}  # fmt: skip
+"""Which maps pass which rearrangements."""
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_passes_what_carries_its_axes(name: str, move: str) -> None:
+    formula, steps = MAPS[name], MOVES[move]
+    x = numbers(11, *IMAGE)
+    total = joined(IMAGE, steps)
+    assert total is not None
+    passed = move_back(formula, total)
+    assert ((name, move) in BACK) == (not isinstance(passed, Obstruction))
+    if isinstance(passed, Obstruction):
+        assert passed.law == "rearrangement"
+        return
+    behind, rest = passed
+    assert np.array_equal(apply(behind, applied(rest, x)), applied(total, apply(formula, x)))
+    forward = move_forward(behind, total)
+    if not isinstance(forward, Obstruction):
+        front, rest = forward
+        assert np.array_equal(applied(rest, apply(front, x)), apply(behind, applied(total, x)))
+
+
+EIGHT = (2, 4, 2, 4)
+"""A mean of eight small integers is exact."""
+POOLED = Rearrangement.mean([size_of(size) for size in EIGHT], (2, 3), keeps=True)
+
+
+def test_a_mean_is_taken() -> None:
+    x = numbers(13, *EIGHT)
+    assert POOLED.averages
+    assert not POOLED.inverse().averages
+    assert np.array_equal(applied(POOLED, x), x.mean((2, 3), keepdims=True))
+    gone = Rearrangement.mean([size_of(size) for size in EIGHT], (1, 3), keeps=False)
+    assert np.array_equal(applied(gone, x), x.mean((1, 3)))
+    flat = POOLED.then(Rearrangement.reshape([size_of(2), size_of(4), size_of(1), size_of(1)], [size_of(2), size_of(4)]) or POOLED)
+    assert flat is not None
+    assert np.array_equal(applied(flat, x), x.mean((2, 3)))
+    last = joined(EIGHT, MOVES["channels last"])
+    assert last is not None
+    tokens = last.then(Rearrangement.mean([size_of(2), size_of(2), size_of(4), size_of(4)], (1, 2), keeps=False))
+    assert tokens == flat
+
+
+@pytest.mark.parametrize("name", ["norm", "pointwise", "grouped"])
+def test_a_map_of_channels_passes_a_mean_of_the_others(name: str) -> None:
+    formula, x = MAPS[name], numbers(14, *EIGHT)
+    for passed in (move_back(formula, POOLED), move_forward(formula, POOLED)):
+        assert not isinstance(passed, Obstruction)
+        other, rest = passed
+        assert rest == POOLED
+        assert np.array_equal(apply(other, applied(POOLED, x)), applied(POOLED, apply(formula, x)))
+
+
+@pytest.mark.parametrize("name", ["across", "dense"])
+def test_a_map_along_an_axis_does_not_pass_a_mean_over_it(name: str) -> None:
+    for passed in (move_back(MAPS[name], POOLED), move_forward(MAPS[name], POOLED)):
+        assert isinstance(passed, Obstruction)
+
+
+def test_channels_in_another_order_join_a_map_of_all_channels() -> None:
+    x, total = numbers(12, *IMAGE), joined(IMAGE, MOVES["shuffled"])
+    assert total is not None
+    passed = move_forward(MAPS["dense"], total)
+    assert not isinstance(passed, Obstruction)
+    front, rest = passed
+    assert rest.is_identity
+    assert np.array_equal(apply(front, x), apply(MAPS["dense"], applied(total, x)))
+    refused = move_forward(MAPS["grouped"], total)
+    assert isinstance(refused, Obstruction)
+    assert "takes them in 2 groups" in refused.fact

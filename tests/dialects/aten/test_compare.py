@@ -1,0 +1,49 @@
+"""Whole networks that amplify rounding: a right fold is not blamed for it, a wrong one is not let through by it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import refold
+
+GAIN = 4.0
+
+
+def chaotic(depth: int, seed: int) -> nn.Module:
+    """Layers that pull what is near apart, and one number at the end, which may happen to be right in the original."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        norm = nn.BatchNorm2d(4)
+        with torch.no_grad():
+            norm.weight.fill_(GAIN)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.1, 0.5)
+        layers += [nn.Conv2d(4, 4, 3, padding=1), norm, nn.Tanh()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 36, 1)).eval()
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+def test_a_right_fold_is_not_blamed(depth: int) -> None:
+    for seed in range(12):  # among them some in which the original happens to be four times closer to the truth
+        model = chaotic(depth, seed)
+        certificate = refold.fold(model, (torch.randn(1, 4, 6, 6),)).report.certificate
+        assert certificate is not None
+        assert certificate.passed
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
+def test_a_wrong_network_is_not_let_through(dtype: torch.dtype, off: float) -> None:
+    model = chaotic(6, 0).to(dtype)
+    x = torch.randn(1, 4, 6, 6, dtype=dtype)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight[0, 0, 1, 1] += off  # type: ignore[index]
+    assert refold.verify(model, copy.deepcopy(model), (x,)).passed
+    assert not refold.verify(model, other, (x,)).passed

@@ -1,0 +1,75 @@
+"""Forward may read its own parameters: the numbers are those that the network holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import refold
+from tests.dialects.aten.nets import fold_exactly
+
+
+class Gated(nn.Module):
+    """Two branches; `rule` makes the output of them and of what the module holds."""
+
+    def __init__(self, alpha: float, rule: Callable[[Gated, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.narrow = nn.Conv2d(4, 4, 1, bias=False)
+        self.alpha = nn.Parameter(torch.full((1,), alpha))
+        self.register_buffer("flag", torch.tensor(alpha > 0))
+        self.register_buffer("times", torch.tensor(2))
+        self.rule = rule
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rule(self, x)
+
+
+def truth(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) + m.alpha * m.narrow(x) if m.alpha else m.wide(x) + m.narrow(x)
+    return y
+
+
+def comparison(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) + (m.narrow(x) if 2 * m.alpha.abs() + 1 > 2 else x)
+    return y
+
+
+def item(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) + m.alpha.item() * m.narrow(x)
+    return y
+
+
+def number(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) + float(m.alpha) * m.narrow(x)
+    return y
+
+
+def buffer(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) + m.narrow(x) if m.flag else m.wide(x) + x
+    return y
+
+
+def loop(m: Gated, x: Tensor) -> Tensor:
+    for _ in range(m.times):  # type: ignore[arg-type]
+        x = x + m.narrow(x)
+    return x
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("rule", [truth, comparison, item, number, buffer, loop])
+def test_numbers_are_read_while_tracing(rule: Callable[[Gated, Tensor], Tensor], alpha: float) -> None:
+    torch.manual_seed(0)
+    model = Gated(alpha, rule).double().eval()
+    result = fold_exactly(model, torch.randn(2, 4, 7, 8, dtype=torch.float64))
+    assert result.report.after.convolutions == 1
+    assert type(model.alpha.data) is Tensor
+
+
+def test_what_hangs_on_the_input_is_still_refused_with_its_own_message() -> None:
+    model = Gated(1.0, lambda m, x: m.wide(x) if 2 * m.alpha > 0 and x.sum() > 0 else x)
+    with pytest.raises(refold.FoldError, match=r"cannot trace the model: GuardOnDataDependent.*take data-dependent control flow out"):
+        refold.fold(model, (torch.randn(2, 4, 7, 8),))

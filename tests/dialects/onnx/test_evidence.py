@@ -1,0 +1,118 @@
+"""What is taken for proof: of networks that blow their rounding up, of an evaluator that is wrong, of files that do not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+from onnx.reference.op_run import OpRun
+
+import refold
+from refold.dialects.onnx import OnnxModel, _constants, _reference, _run
+from refold.plan import make_plan
+from refold.verification import judge_region
+from tests.dialects.onnx.models import batch_norm, model_of, random, rep_block
+
+X = {"x": random(1, 4, 9, 9, seed=5)}
+
+
+def blown_up(factor: float = 1.0, bias: float = 0.0) -> ModelProto:
+    """relu(batch norm of conv x), added to a number so large that little but rounding is left of it when that is taken off again."""
+    constants: dict[str, Any] = {"w": random(4, 4, 3, 3) * np.float32(factor), "large": np.full((1,), 2e8, np.float32)}
+    constants["bias"] = np.full((4,), bias, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "bias"], ["c"]),
+        batch_norm("c", "n", 4, constants),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("Add", ["r", "large"], ["up"]),
+        helper.make_node("Relu", ["up"], ["held"]),
+        helper.make_node("Sub", ["held", "large"], ["y"]),
+    ]
+    return model_of(nodes, constants)
+
+
+def wrong_by_a_thousandth() -> tuple[ModelProto, ModelProto]:
+    """A network, and the same with one weight of one kernel off."""
+    nodes, constants = rep_block()
+    other = {name: np.array(array) for name, array in constants.items()}
+    other["three.weight"][0, 0, 1, 1] *= np.float32(1.001)
+    return model_of(nodes, constants), model_of(nodes, other)
+
+
+def test_a_region_that_is_wrong_by_a_thousandth_in_one_number_is_caught() -> None:
+    """Whatever the network around it makes of its own rounding."""
+    network = OnnxModel(blown_up())
+    deployed = network.write(make_plan(network.graph, network.target))
+    assert all(judge_region(evidence).passed for evidence in deployed.region_evidence(0))
+    kernel = next(tensor for tensor in deployed.written.skeleton.graph.initializer if len(tensor.dims) == 4)
+    wrong = np.array(deployed.written.tensors.array(kernel))
+    wrong[0, 0, 0, 0] *= np.float32(1.001)
+    kernel.raw_data = wrong.tobytes()
+    assert [judge_region(evidence).passed for evidence in deployed.region_evidence(0)] == [False]
+
+
+@pytest.mark.parametrize("affordable", [True, False])
+def test_verify_catches_one_weight_that_is_wrong_by_a_thousandth(affordable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the truth at hand, and where it is too much work and the original is compared with itself as the runtime fuses it."""
+    if not affordable:
+        monkeypatch.setattr(_run, "AFFORDABLE", 0)
+    first, second = wrong_by_a_thousandth()
+    assert refold.verify(first, first, X).passed
+    certificate = refold.verify(first, second, X)
+    assert not certificate.passed
+    assert all((output.folded_error is not None) == affordable for output in certificate.outputs)
+
+
+def test_verify_does_not_pass_what_it_could_not_tell_apart() -> None:
+    """With what the original's own rounding allows, zeros would pass: that is no proof of anything."""
+    with pytest.raises(
+        refold.FoldError, match=r"rounding alone may move output y of the original by \S+ although it is no larger than 16, so .*; give"
+    ):
+        refold.verify(blown_up(), blown_up(factor=0.5), X)
+
+
+def test_verify_tells_what_differs_beyond_all_rounding() -> None:
+    assert not refold.verify(blown_up(), blown_up(bias=1e4), X).passed
+
+
+def test_folding_such_a_network_rests_on_its_regions_and_says_so() -> None:
+    report = refold.fold(blown_up(), X).report
+    assert report.certificate is not None
+    assert report.certificate.passed
+    assert len(report.certificate.regions) == 1
+    assert any("rounding alone may move output y" in note and "shows nothing" in note for note in report.notes)
+
+
+def test_a_truth_that_the_runtime_does_not_share_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluator that is far from the original would leave the other model as much room."""
+
+    class Relu(OpRun):
+        op_domain = ""
+
+        def _run(self, x: Any, **_: Any) -> Any:
+            return (3 * np.maximum(x, 0),)
+
+    stock = _reference.own_operators
+    monkeypatch.setattr(_constants, "own_operators", lambda opset: [*stock(opset), Relu])
+    first, second = wrong_by_a_thousandth()
+    certificate = refold.verify(first, first, X)
+    assert certificate.passed
+    assert [output.folded_error for output in certificate.outputs] == [None]
+    assert not refold.verify(first, second, X).passed
+
+
+def test_a_model_that_no_runtime_loads_is_not_called_the_same() -> None:
+    """Its operator is unknown, so only the region could be compared; where there is none, nothing was."""
+    nodes, constants = rep_block(y="r")
+    model = model_of(nodes, constants, outputs=("r",))
+    model.graph.node.append(helper.make_node("Odd", ["r"], ["y"], domain="com.example"))
+    model.graph.output[0].name = "y"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    report = refold.fold(model).report
+    assert str(report.certificate).endswith("same function in each region; the outputs were not compared")
+    assert any("outputs were not compared: ONNX Runtime does not load the model" in note for note in report.notes)
+    del model.graph.node[:-1]
+    model.graph.node[0].input[0] = "x"
+    assert str(refold.fold(model).report.certificate) == "nothing was compared"
