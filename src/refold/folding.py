@@ -207,7 +207,7 @@ def fold(
         network.census,
         deployed.census,
         certificate,
-        network.notes,
+        (*network.notes, *_silences(certificate)),
     )
     proof = None
     if certificate is not None and weights is not None:
@@ -248,7 +248,18 @@ def verify(original: Any, folded: Any, example_inputs: Any = None, *, kwargs: Ma
         from refold.dialects import aten
 
         evidence = aten.compare(original, folded, example_inputs, kwargs)
-    return certify((), evidence, versions=_versions())
+    certificate = certify((), evidence, versions=_versions())
+    silences = [output.silence for output in certificate.outputs]
+    differing = any(output.difference > 0 for output in certificate.outputs)
+    if certificate.passed and differing and silences[0] is not None and all(silences):
+        raise FoldError(f"{silences[0]}; give inputs on which the model is steadier, or fold it anew to have each region compared")
+    return certificate
+
+
+def _silences(certificate: Certificate | None) -> Iterator[str]:
+    for output in () if certificate is None else certificate.outputs:
+        if output.silence is not None:
+            yield output.silence
 
 
 def _announced(regions: Iterator[RegionEvidence], total: int, progress: Callable[[str], None]) -> Iterator[RegionEvidence]:

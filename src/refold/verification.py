@@ -104,6 +104,16 @@ class OutputCheck:
     equal: int = 0
     histogram: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def silence(self) -> str | None:
+        """Why the comparison shows nothing, or None where it does: rounding alone may move an output by as much as it is."""
+        if not (self.passed and 0 < self.scale <= self.bound):
+            return None
+        return (
+            f"rounding alone may move output {self.name} of the original by {self.bound:.3g} although it is no larger than "
+            f"{self.scale:.3g}, so that comparing it shows nothing"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
