@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from refold.algebra import AffineConv, Formula, Leaf, convolution, scale_and_shift, transposed_convolution, window
 from refold.geometry import Window
-from refold.graph import Graph, Linear, Map, Moved, Opaque, Scalar, Value
+from refold.graph import Graph, Linear, Opaque
+from refold.maps import Map, Moved, Scalar, Value
 from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 

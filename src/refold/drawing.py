@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from refold.graph import Graph, Linear, Opaque, Scalar, shared_folder
+from refold.graph import Graph, Linear, Opaque, shared_folder
+from refold.maps import Scalar
 from refold.plan import Fold
 
 INPUT = "input"

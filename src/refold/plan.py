@@ -15,21 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from refold.algebra import Carried, Chain, Formula, Obstruction, Selection, Sum
-from refold.graph import (
-    Graph,
-    Linear,
-    Map,
-    Moved,
-    Opaque,
-    Refusal,
-    Scalar,
-    Value,
-    as_moved,
-    compose_maps,
-    shared_folder,
-    sum_maps,
-    without_bias,
-)
+from refold.graph import Graph, Linear, Opaque, Refusal, shared_folder
+from refold.maps import Map, Moved, Scalar, Value, as_moved, compose_maps, sum_maps, without_bias
 
 Form: TypeAlias = "Mapping[str, Map]"
 

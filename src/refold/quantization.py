@@ -21,7 +21,7 @@ from refold.artifacts import replacing
 from refold.datasets import Batch, Dataset
 from refold.errors import FoldError
 from refold.folding import FoldResult, fold
-from refold.graph import Scalar, as_moved
+from refold.maps import Scalar, as_moved
 from refold.plan import Fold
 
 LEVELS = 127

@@ -14,7 +14,6 @@ from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._trace import run
 from refold.errors import FoldError
-from refold.graph import Linear, Scalar
 from refold.verification import FACTOR, SEED, OutputEvidence
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Ite
     if len(folded) != len(original):
         raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
     truths = _truths(source)
-    longest = sum(_longest_sum(node) for node in source.graph.linear())
+    longest = sum(node.longest_sum for node in source.graph.linear())
     noise = _noise(source, [mine for _, mine in original], folded, longest)
     for (path, mine), theirs, truth, own in zip(original, folded, truths or [None] * len(folded), noise, strict=True):
         if isinstance(mine, torch.Tensor):
@@ -94,7 +93,3 @@ def _largest(output: Any) -> float:
 def _unit(output: Any) -> float:
     """The unit roundoff of an output, or 0 where it has none."""
     return torch.finfo(output.dtype).eps / 2 if isinstance(output, torch.Tensor) and output.is_floating_point() else 0.0
-
-
-def _longest_sum(node: Linear) -> int:
-    return max(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in for mapped in node.terms.values())

@@ -21,7 +21,7 @@ from refold.dialects.aten._parts import select
 from refold.dialects.aten._reading import Call, Reading, Terms, finite, reads
 from refold.dialects.aten._sizes import fixed, is_same, shape_of
 from refold.geometry import Window
-from refold.graph import IDENTITY, Scalar
+from refold.maps import IDENTITY, Scalar
 
 
 def _is_static(numbers: object) -> bool:

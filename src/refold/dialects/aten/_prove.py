@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 from refold.dialects.aten._constants import Constants, evaluate, widened
 from refold.dialects.aten._sizes import example, shape_of
 from refold.dialects.aten._write import Written
-from refold.graph import Graph, Moved, Scalar, as_moved
+from refold.graph import Graph
+from refold.maps import Moved, Scalar, as_moved
 from refold.plan import Fold
 from refold.verification import RegionEvidence
 

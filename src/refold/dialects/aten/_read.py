@@ -16,7 +16,8 @@ from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._reading import Reading, read
 from refold.dialects.aten._sizes import Symbols, example, shape_of
 from refold.errors import AlgebraError, GeometryError
-from refold.graph import Graph, Linear, Moved, Opaque, Refusal, Scalar, Value
+from refold.graph import Graph, Linear, Opaque, Refusal
+from refold.maps import Moved, Scalar, Value
 
 
 def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols) -> Graph:

@@ -14,7 +14,7 @@ from torch.fx import Node
 from refold.algebra import AffineConv, Leaf, Obstruction
 from refold.dialects.aten._constants import Constants, is_finite
 from refold.errors import FoldError
-from refold.graph import Map
+from refold.maps import Map
 
 Terms: TypeAlias = "dict[Node, Map]"
 

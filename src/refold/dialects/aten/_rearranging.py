@@ -12,7 +12,7 @@ from torch import fx
 from refold.algebra import Obstruction, Rearrangement
 from refold.dialects.aten._reading import Call, Reading, reads
 from refold.dialects.aten._sizes import example, is_same
-from refold.graph import IDENTITY, Layout, Moved, Step
+from refold.maps import IDENTITY, Layout, Moved, Step
 
 ATEN = torch.ops.aten
 STATED = (ATEN.view.default, ATEN.reshape.default, ATEN._unsafe_view.default)

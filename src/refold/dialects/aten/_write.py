@@ -20,7 +20,8 @@ from refold.dialects.aten._functional import has_effect
 from refold.dialects.aten._guard import Condition, SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
 from refold.dialects.aten._rearranging import write_step
-from refold.graph import Layout, Map, Refusal, Scalar, as_moved
+from refold.graph import Refusal
+from refold.maps import Layout, Map, Scalar, as_moved
 from refold.plan import Fold, Plan
 
 GUARD = "size_guard"

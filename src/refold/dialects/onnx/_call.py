@@ -16,7 +16,7 @@ from refold.dialects.onnx._constants import QUANTIZED, Constants
 from refold.dialects.onnx._scopes import Equalities, Scope, Size, Typed, same_shape
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.errors import FoldError
-from refold.graph import Map
+from refold.maps import Map
 
 Terms: TypeAlias = "dict[str, Map]"
 

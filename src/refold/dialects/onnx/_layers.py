@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from refold.algebra import Formula, Stencil, transposed_geometry
 from refold.dialects.onnx._tensors import Array, Folded, Tensors, tensor_of
-from refold.graph import Scalar
+from refold.maps import Scalar
 
 END = 2**63 - 1
 """Where a slice ends that leaves nothing out."""

@@ -26,7 +26,8 @@ from refold.dialects.onnx._scopes import make_scopes
 from refold.dialects.onnx._tensors import FLOATS, Tensors
 from refold.dialects.onnx._write import Written, write_model
 from refold.errors import FoldError
-from refold.graph import Graph, Linear, Refusal, Scalar, as_moved
+from refold.graph import Graph, Refusal
+from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence
 
@@ -191,7 +192,7 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
         source._notes.append(f"outputs were not compared: {error}")
         return
     session: Session = other()
-    longest = sum(map(_longest_sum, source.graph.linear()))
+    longest = sum(node.longest_sum for node in source.graph.linear())
     for number, (feeds, outputs) in enumerate(runs):
         folded = session.run(feeds)
         if len(folded) != len(outputs):
@@ -263,10 +264,6 @@ def _noise(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], folded: Sequ
         return [0.0] * len(outputs)
     again = source.session(optimized=True).run(feeds)
     return [_distance(mine, other) for mine, other in zip(outputs, again, strict=True)]
-
-
-def _longest_sum(node: Linear) -> int:
-    return max(1 if isinstance(mapped, Scalar) else mapped.stencil.fan_in for mapped in node.terms.values())
 
 
 def _unnoticed(output: Any) -> float:

@@ -23,7 +23,7 @@ from refold.dialects.onnx._parts import select
 from refold.dialects.onnx._scopes import Size
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.geometry import Window, same_padding
-from refold.graph import IDENTITY, Scalar
+from refold.maps import IDENTITY, Scalar
 
 Padding: TypeAlias = "list[tuple[int, int]]"
 

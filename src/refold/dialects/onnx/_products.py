@@ -7,7 +7,7 @@ import numpy as np
 from refold import algebra
 from refold.algebra import Obstruction
 from refold.dialects.onnx._call import Call, Reading, Terms, reads
-from refold.graph import Scalar
+from refold.maps import Scalar
 
 
 @reads("Gemm")

@@ -17,7 +17,8 @@ from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.dialects.onnx._write import Written
 from refold.errors import FoldError
-from refold.graph import Graph, Scalar, Value, as_moved
+from refold.graph import Graph
+from refold.maps import Scalar, Value, as_moved
 from refold.plan import Fold
 from refold.verification import RegionEvidence
 

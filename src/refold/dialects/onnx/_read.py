@@ -13,7 +13,8 @@ from refold.dialects.onnx._operators import read
 from refold.dialects.onnx._scopes import Equalities, Scope, broadcast, value_of
 from refold.dialects.onnx._tellers import find_tellers
 from refold.errors import FoldError
-from refold.graph import Graph, Linear, Moved, Opaque, Refusal, Scalar, as_moved
+from refold.graph import Graph, Linear, Opaque, Refusal
+from refold.maps import Moved, Scalar, as_moved
 
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Pow", "PRelu")
 OLDEST = 7

@@ -13,7 +13,7 @@ from refold.algebra import Obstruction, Rearrangement
 from refold.dialects.onnx._call import Call, Reading, reads
 from refold.dialects.onnx._scopes import Equalities, Size
 from refold.dialects.onnx._tensors import Array
-from refold.graph import IDENTITY, Layout, Moved, Step
+from refold.maps import IDENTITY, Layout, Moved, Step
 
 Factors = tuple[int, tuple[str, ...]]
 

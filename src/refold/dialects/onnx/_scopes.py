@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 from refold.dialects.onnx._integers import state_integers
 from refold.dialects.onnx._load import graphs_of
 from refold.geometry import Window
-from refold.graph import Value
+from refold.maps import Value
 
 Size: TypeAlias = "int | str | None"
 """A size that is known, free but named, or free."""

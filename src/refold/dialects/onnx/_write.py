@@ -17,7 +17,8 @@ from refold.dialects.onnx._load import Source, graphs_of
 from refold.dialects.onnx._rearranging import write_step
 from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import Tensors, tensor_of, type_name
-from refold.graph import Layout, Moved, Refusal, Scalar, as_moved
+from refold.graph import Refusal
+from refold.maps import Layout, Moved, Scalar, as_moved
 from refold.plan import Fold, Plan
 
 
