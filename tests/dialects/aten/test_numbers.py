@@ -15,6 +15,9 @@ from tests.dialects.aten.nets import fold_exactly
 class Gated(nn.Module):
     """Two branches; `rule` makes the output of them and of what the module holds."""
 
+    flag: Tensor
+    times: Tensor
+
     def __init__(self, alpha: float, rule: Callable[[Gated, Tensor], Tensor]) -> None:
         super().__init__()
         self.wide = nn.Conv2d(4, 4, 3, padding=1, bias=False)
@@ -54,7 +57,7 @@ def buffer(m: Gated, x: Tensor) -> Tensor:
 
 
 def loop(m: Gated, x: Tensor) -> Tensor:
-    for _ in range(m.times):  # type: ignore[arg-type]
+    for _ in range(m.times):
         x = x + m.narrow(x)
     return x
 
@@ -72,4 +75,35 @@ def test_numbers_are_read_while_tracing(rule: Callable[[Gated, Tensor], Tensor],
 def test_what_hangs_on_the_input_is_still_refused_with_its_own_message() -> None:
     model = Gated(1.0, lambda m, x: m.wide(x) if 2 * m.alpha > 0 and x.sum() > 0 else x)
     with pytest.raises(refold.FoldError, match=r"cannot trace the model: GuardOnDataDependent.*take data-dependent control flow out"):
+        refold.fold(model, (torch.randn(2, 4, 7, 8),))
+
+
+def first_call(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) if m.times > 2 else m.narrow(x)
+    m.times.fill_(3)
+    return y
+
+
+def counted(m: Gated, x: Tensor) -> Tensor:
+    m.times += 1
+    y: Tensor = m.wide(x) if m.times > 4 else m.narrow(x)
+    return y
+
+
+def replaced(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) if m.times.item() > 2 else m.narrow(x)
+    m.times = m.times + 1
+    return y
+
+
+@pytest.mark.parametrize("rule", [first_call, counted, replaced])
+def test_a_number_that_forward_also_writes_to_is_not_taken_as_known(rule: Callable[[Gated, Tensor], Tensor]) -> None:
+    """The next call would take the other branch, and a folded network would not."""
+    with pytest.raises(refold.FoldError, match="forward reads the number in `times` and writes to it, so that each call is another"):
+        refold.fold(Gated(1.0, rule), (torch.randn(2, 4, 7, 8),))
+
+
+def test_a_number_drawn_at_random_is_not_taken_as_known() -> None:
+    model = Gated(1.0, lambda m, x: m.wide(x) if torch.rand_like(m.alpha) > 0.5 else m.narrow(x))
+    with pytest.raises(refold.FoldError, match="GuardOnDataDependent"):
         refold.fold(model, (torch.randn(2, 4, 7, 8),))

@@ -1,12 +1,13 @@
 """What forward reads out of its own parameters while it is traced: `if self.alpha:`, `float(self.scale)`, `self.gamma.item()`.
 
 Tracing knows the shapes of parameters and not their values, so such a read ends it. In eval the numbers are those that the network holds,
-which is what is folded.
+which is what is folded; unless forward writes to them, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,43 +16,99 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 TENSOR = torch.Tensor
+IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__", "__iand__", "__ior__", "__ixor__")
 READS = (TENSOR.__bool__, TENSOR.__float__, TENSOR.__int__, TENSOR.__index__, TENSOR.item, TENSOR.tolist)
 
 
-class KnownNumbers(TorchFunctionMode):
-    """While it is active, parameters and buffers of one number, and what is worked out from them alone, can be read.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A tensor of the tracing, its value, and the names of the parameters and buffers that it was worked out from."""
 
-    Which tensors these are is asked of the model anew at each step, since tracing puts stand-ins in their place.
+    tensor: torch.Tensor
+    value: torch.Tensor
+    roots: frozenset[str]
+
+
+class KnownNumbers(TorchFunctionMode):
+    """While it is active, parameters and buffers of one number, and what forward works out from them alone, can be read.
+
+    `changing` are those that forward both reads and writes to: what it does with them is another function at each call.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self._model = model
         self._values = {name: tensor.detach().clone() for name, tensor in _tensors(model) if _is_single(tensor)}
-        self._derived: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._known: dict[int, Known] = {}
+        self._held: dict[str, torch.Tensor] = {}
+        self._read: set[str] = set()
+        self._written: set[str] = set()
+        self._hooks: list[Any] = []
+
+    @property
+    def changing(self) -> list[str]:
+        """Names of what is read and written to."""
+        return sorted(self._read & self._written)
+
+    def __enter__(self) -> KnownNumbers:
+        if self._values:
+            self._hooks = [self._model.register_forward_pre_hook(self._begin), self._model.register_forward_hook(self._end)]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, *_: Any) -> None:
+        """Tracing has put stand-ins in the places of parameters: these are the ones."""
+        self._held = {name: tensor for name, tensor in _tensors(self._model) if name in self._values}
+        self._known = {id(tensor): Known(tensor, self._values[name], frozenset({name})) for name, tensor in self._held.items()}
+
+    def _end(self, *_: Any) -> None:
+        """A buffer that is another tensor now was written to."""
+        self._written.update(name for name, tensor in _tensors(self._model) if self._held.get(name, tensor) is not tensor)
+        self._known, self._held = {}, {}
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, and note what it gives where that is known."""
         given = (args, kwargs or {})
-        real = self._real(given)
+        known = self._known_in(given)
+        if known and _writes(func, kwargs):
+            self._written.update(*(one.roots for one in known.values()))
+        real = _replaced(given, known)
         if real is not None and func in READS:
+            self._read.update(*(one.roots for one in known.values()))
             return _outside(func, real)
         result = func(*args, **(kwargs or {}))
         if real is not None and isinstance(result, torch.Tensor) and _is_single(result):
-            self._derived[id(result)] = (result, _outside(func, real))
+            value = _outside(func, real)
+            if value is not None:
+                self._known[id(result)] = Known(result, value, frozenset().union(*(one.roots for one in known.values())))
         return result
 
-    def _real(self, given: Any) -> Any:
-        """The same arguments with the values of their tensors, or None where one is not known."""
-        leaves, spec = pytree.tree_flatten(given)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        if not self._values or not tensors or not all(map(_is_single, tensors)):
-            return None
-        known = {id(tensor): self._values[name] for name, tensor in _tensors(self._model) if name in self._values}
-        known |= {key: value for key, (_, value) in self._derived.items()}
-        if not all(id(tensor) in known for tensor in tensors):
-            return None
-        return pytree.tree_unflatten([known[id(leaf)] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec)
+    def _known_in(self, given: Any) -> dict[int, Known]:
+        if not self._known:
+            return {}
+        return {id(leaf): self._known[id(leaf)] for leaf in pytree.tree_leaves(given) if id(leaf) in self._known}
+
+
+def _replaced(given: Any, known: dict[int, Known]) -> Any:
+    """The same arguments with the values of their tensors, or None where one is not known."""
+    if not known:
+        return None
+    leaves, spec = pytree.tree_flatten(given)
+    if any(isinstance(leaf, torch.Tensor) and id(leaf) not in known for leaf in leaves):
+        return None
+    return pytree.tree_unflatten([known[id(leaf)].value if id(leaf) in known else leaf for leaf in leaves], spec)
+
+
+def _writes(func: Callable[..., Any], kwargs: Any) -> bool:
+    """Whether an operation writes to what it is given, by its name as PyTorch gives them."""
+    name = getattr(func, "__name__", "")
+    named_so = name.endswith("_") and not name.endswith("__")
+    return named_so or name in (*IN_PLACE, "__setitem__", "__set__") or "out" in (kwargs or {})
 
 
 def _is_single(tensor: torch.Tensor) -> bool:
@@ -60,9 +117,11 @@ def _is_single(tensor: torch.Tensor) -> bool:
 
 
 def _outside(func: Callable[..., Any], given: Any) -> Any:
-    """Run an operation on values, out of sight of the tracing."""
-    with _disable_current_modes():
-        return func(*given[0], **given[1])
+    """Run an operation on values, out of sight of the tracing; None where it draws at random, which is no value of the network."""
+    with _disable_current_modes(), torch.random.fork_rng(devices=[]):
+        before = torch.random.get_rng_state()
+        result = func(*given[0], **given[1])
+        return result if torch.equal(before, torch.random.get_rng_state()) else None
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

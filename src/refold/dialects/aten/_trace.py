@@ -230,8 +230,10 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int]
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
     is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
     named = _by_name(model, args, kwargs, shapes) if is_free else None
-    with evaluating(model), torch.no_grad(), _quiet(), KnownNumbers(model):
+    with evaluating(model), torch.no_grad(), _quiet(), KnownNumbers(model) as numbers:
         program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
+    if numbers.changing:
+        raise FoldError(f"forward reads the number in `{numbers.changing[0]}` and writes to it, so that each call is another function")
     return program
 
 
