@@ -39,6 +39,26 @@ def test_a_right_fold_is_proven(dtype: torch.dtype, seed: int) -> None:
     assert len(found.outputs) == 1
 
 
+def faint() -> nn.Sequential:
+    """In float16 its folded weights lie below the smallest normal number, where roundings no longer shrink with what is rounded."""
+    layers = conv_norm()
+    norm = next(layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d))
+    with torch.no_grad():
+        norm.weight.fill_(1e-3)
+    return nn.Sequential(layers)
+
+
+def test_weights_below_the_smallest_normal_number_are_granted_their_rounding(seed: int) -> None:
+    network = AtenModel(faint().half().eval(), (noise(*X, dtype=torch.float16),))
+    one = network.write(make_plan(network.graph, network.target))
+    stored = next(parameter for name, parameter in one.model.named_parameters() if name.endswith("weight"))
+    assert float(stored.detach().abs().min()) < torch.finfo(torch.float16).tiny
+    assert certificate(one).passed
+    with torch.no_grad():
+        stored.view(-1)[0] += 2.0**6 * torch.finfo(torch.float16).smallest_normal
+    assert not certificate(one).regions[0].passed
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ["folded.weight", "folded.bias"])
 def test_a_wrong_number_is_noticed(name: str, dtype: torch.dtype, seed: int) -> None:

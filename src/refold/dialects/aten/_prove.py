@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ def region_evidence(
                     for root, shape in shapes.items()
                 }
                 original, peak = _run_original(region, inputs, constants)
-                folded = _run_folded(written, fold, inputs, lambda tensor: tensor)
-                magnitude = _run_folded(written, fold, inputs, torch.abs)
+                folded = _run_folded(written, fold, inputs)
+                magnitude = _run_folded(written, fold, inputs, absolute=True)
             except (RuntimeError, ValueError):
                 if shapes == examples:
                     raise
@@ -96,18 +96,26 @@ def _run_original(region: Sequence[fx.Node], inputs: Mapping[str, torch.Tensor],
     return result, peak
 
 
-def _run_folded(
-    written: Written, fold: Fold, inputs: Mapping[str, torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
+def _run_folded(written: Written, fold: Fold, inputs: Mapping[str, torch.Tensor], *, absolute: bool = False) -> torch.Tensor:
+    """The nodes of a fold in float64; `absolute` takes every number by its size, and a weight by that which its rounding is measured by."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.abs() if absolute else tensor
+
+    def weight(stored: torch.Tensor) -> torch.Tensor:
+        wide = stored.detach().double()
+        # What lies below the smallest normal number of a dtype is rounded as that number is.
+        return wide.abs() + torch.finfo(stored.dtype).tiny if absolute else wide
+
     values: dict[str, Any] = {written.sources[root].name: change(tensor) for root, tensor in inputs.items()}
     module = written.module
     for node in written.emitted[fold.value]:
         match node.op:
             case "get_attr":
-                values[node.name] = change(_fetch(module, str(node.target)).detach().double())
+                values[node.name] = weight(_fetch(module, str(node.target)))
             case "call_module":
                 layer = module.get_submodule(str(node.target))
-                weights = {name: change(tensor.detach().double()) for name, tensor in layer.named_parameters()}
+                weights = {name: weight(tensor) for name, tensor in layer.named_parameters()}
                 (x,) = node.args
                 assert isinstance(x, fx.Node)
                 with torch.no_grad():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 from onnx import NodeProto, TensorProto
 
@@ -68,7 +69,8 @@ class _Bench:
         weights = {name: widened(self.constants.value(name, scope)) for name in _constants_of(region, scope, self.constants)}
         new = self.written.emitted[fold.value]
         read = dict.fromkeys(name for node in new for name in node.input if name in self.stored and name not in roots)
-        folded_weights = {name: widened(np.asarray(self.written.tensors.array(self.stored[name]))) for name in read}
+        stored = {name: np.asarray(self.written.tensors.array(self.stored[name])) for name in read}
+        folded_weights = {name: widened(array) for name, array in stored.items()}
         made = {name for node in new for name in node.output}
         asked = dict.fromkeys(name for node in new for name in node.input if name and name not in (*read, *roots, *made))
         folded_weights |= {name: np.asarray(self.constants.value(name, scope)) for name in asked if self.constants.has(name, scope)}
@@ -85,7 +87,8 @@ class _Bench:
                 shapes_read = _worked_out(asked, region, {**inputs, **weights, **measured}, self.source)
                 feeds = {**inputs, **folded_weights, **shapes_read}
                 folded, _ = _run(new, feeds, value, self.source)
-                magnitude, _ = _run(_absolute(new), _magnitudes(feeds), value, self.source)
+                sizes = {**_magnitudes(feeds), **{name: _size(array) for name, array in stored.items()}}
+                magnitude, _ = _run(_absolute(new), sizes, value, self.source)
             except Exception as error:  # the evaluator's operators raise what they like
                 failure = error
                 continue
@@ -144,6 +147,15 @@ def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mappin
     made = {name for node in region for name in node.output}
     wanted = [name for name in names if name in made]
     return dict(zip(wanted, evaluate(region, feeds, wanted, source.skeleton), strict=True)) if wanted else {}
+
+
+def _size(stored: Array) -> Array:
+    """The numbers that the rounding of weights is measured by; below the smallest normal number of a type it is that number's."""
+    wide: Array = widened(stored)
+    if wide.dtype != np.float64:
+        return wide
+    smallest = float(ml_dtypes.finfo(stored.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+    return np.abs(wide) + smallest
 
 
 def _magnitudes(feeds: Mapping[str, Array]) -> dict[str, Array]:
