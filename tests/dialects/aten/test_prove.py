@@ -44,7 +44,7 @@ def faint() -> nn.Sequential:
     layers = conv_norm()
     norm = next(layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d))
     with torch.no_grad():
-        norm.weight.fill_(1e-3)
+        norm.weight.fill_(1e-4)
     return nn.Sequential(layers)
 
 
