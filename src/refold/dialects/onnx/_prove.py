@@ -87,7 +87,7 @@ class _Bench:
                 shapes_read = _worked_out(asked, region, {**inputs, **weights, **measured}, self.source)
                 feeds = {**inputs, **folded_weights, **shapes_read}
                 folded, _ = _run(new, feeds, value, self.source)
-                sizes = {**_magnitudes(feeds), **{name: _size(array) for name, array in stored.items()}}
+                sizes = {name: _size(feed, stored.get(name)) for name, feed in feeds.items()}
                 magnitude, _ = _run(_absolute(new), sizes, value, self.source)
             except Exception as error:  # the evaluator's operators raise what they like
                 failure = error
@@ -149,17 +149,17 @@ def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mappin
     return dict(zip(wanted, evaluate(region, feeds, wanted, source.skeleton), strict=True)) if wanted else {}
 
 
-def _size(stored: Array) -> Array:
-    """The numbers that the rounding of weights is measured by; below the smallest normal number of a type it is that number's."""
-    wide: Array = widened(stored)
-    if wide.dtype != np.float64:
-        return wide
-    smallest = float(ml_dtypes.finfo(stored.dtype).smallest_normal)  # type: ignore[no-untyped-call]
-    return np.abs(wide) + smallest
+def _size(feed: Array, stored: Array | None) -> Array:
+    """Numbers by their size, and a weight, as it is `stored`, by that which its rounding is measured by.
 
-
-def _magnitudes(feeds: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: np.abs(array) if array.dtype.kind == "f" else array for name, array in feeds.items()}
+    What lies below the smallest normal number of a type is rounded as that number is.
+    """
+    if feed.dtype.kind != "f":
+        return feed
+    size: Array = np.abs(feed)
+    if stored is not None:
+        size += float(ml_dtypes.finfo(stored.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+    return size
 
 
 def _absolute(nodes: Sequence[NodeProto]) -> list[NodeProto]:
