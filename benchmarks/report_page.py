@@ -7,38 +7,23 @@ Needs Chromium and its driver. Opening and moving take the time of the clock, so
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from torch import nn
 
 import refold
 from benchmarks._networks import settled
 from refold.folding import FoldResult
+from tests.page import browser as chromium
 
 BLOCKS, CHANNELS = 170, 4
 SIZE_BAR, OPEN_BAR = 3e6, 1.0
 LOADS, STEPS = 7, 60
-SWITCHES = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1400,1000",
-)
 
 ANSWER = """
 const done = arguments[0];
@@ -79,21 +64,6 @@ def folded() -> FoldResult:
     return refold.fold(settled(nn.Sequential(*blocks)), (torch.randn(1, CHANNELS, 8, 8),))
 
 
-@contextmanager
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = Options()
-        options.binary_location = str(shutil.which("chromium"))
-        for switch in (*SWITCHES, f"--user-data-dir={profile}"):
-            options.add_argument(switch)
-        driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-        try:
-            yield driver
-        finally:
-            driver.quit()
-
-
 def opened(driver: Any, page: Path) -> float:
     """Seconds from navigation until a click is answered."""
     driver.get("about:blank")
@@ -109,7 +79,7 @@ def main() -> None:
     result = folded()
     before, after = result.report.before.operators, result.report.after.operators
     print(f"network: {before:,} operators before, {after:,} after, {len(result.report.folds)} folds")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         output = result.save(folder / "out.pt2")
         times = []
@@ -119,15 +89,20 @@ def main() -> None:
             times.append(time.perf_counter() - start)
         print(f"write: {statistics.median(times[1:]):.2f} s, the first time {times[0]:.2f} s")
         print(f"size: {page.stat().st_size / 1e6:.2f} MB (bar {SIZE_BAR / 1e6:.0f})")
-        if not (shutil.which("chromium") and shutil.which("chromedriver")):
-            print("open, move: not measured, Chromium and its driver are not installed here (Debian: chromium, chromium-driver)")
+        if chromium.missing():
+            print(f"open, move: not measured; not installed here: {chromium.missing()} (Debian: chromium, chromium-driver)")
             return
-        with browser() as driver:
+        browser = chromium.start(folder / "profile")
+        try:
+            driver = browser.driver
+            driver.set_window_size(*chromium.WIDE)
             seconds = [opened(driver, page) for _ in range(LOADS)]
             spread = f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
             print(f"open: {spread} until a click is answered (bar {OPEN_BAR:.0f})")
             gaps = driver.execute_async_script(MOVE, STEPS)
             print(f"move: {STEPS} zooms and pans, {statistics.median(gaps):.0f} ms from frame to frame, the longest {max(gaps):.0f} ms")
+        finally:
+            browser.driver.quit()
 
 
 if __name__ == "__main__":
