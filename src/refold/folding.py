@@ -142,6 +142,8 @@ class FoldResult:
         from refold.page import write_page
 
         saved = None if output is None else Path(output)
+        if saved is not None and not saved.exists():
+            raise FoldError(f"{saved} is not there; save the folded network to it first, or leave `output` out")
         written = {"output": None if saved is None else saved.name, "bytes": None if saved is None else saved.stat().st_size}
         facts = {"model": name or self.name, **written, **self.report.to_dict(), "latency": None if latency is None else dict(latency)}
         certificate = None
@@ -249,10 +251,9 @@ def verify(original: Any, folded: Any, example_inputs: Any = None, *, kwargs: Ma
 
         evidence = aten.compare(original, folded, example_inputs, kwargs)
     certificate = certify((), evidence, versions=_versions())
-    silences = [output.silence for output in certificate.outputs]
-    differing = any(output.difference > 0 for output in certificate.outputs)
-    if certificate.passed and differing and silences[0] is not None and all(silences):
-        raise FoldError(f"{silences[0]}; give inputs on which the model is steadier, or fold it anew to have each region compared")
+    silence = next((output.silence for output in certificate.outputs if output.difference > 0 and output.silence is not None), None)
+    if certificate.passed and silence is not None:
+        raise FoldError(f"{silence}; give inputs on which the model is steadier, or fold it anew to have each region compared")
     return certificate
 
 

@@ -316,7 +316,11 @@ class _Planner:
                 total += Cost(int(inner.scale != 1.0) + int(inner.shift != 0.0))
                 continue
             if isinstance(inner, Selection):
-                return Obstruction("writing", "only some parts of a concatenation merge", "let all its parts read the same value alike")
+                return Obstruction(
+                    "writing",
+                    "only some parts of a concatenation merge, or channels are taken for which the merged map has no operator",
+                    "let all parts of a concatenation read the same value alike; leave what takes channels apart",
+                )
             operators = self.target.operators(inner, dimensions)
             if operators is None and inner.fill is not None:
                 return Obstruction(

@@ -7,12 +7,14 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from refold.drawing import Drawing
 from refold.report import NOTHING, FoldRecord, Report, count, counted
+
+if TYPE_CHECKING:
+    from refold.drawing import Drawing
 
 DRAWN = 24
 """Lines of a drawing that an explanation shows."""

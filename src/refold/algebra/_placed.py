@@ -117,6 +117,11 @@ class Spread(Carried):
         xp = array_namespace(level)
         return xp.abs(self._taken(self._scale)) * level
 
+    @property
+    def slack(self) -> Array | None:
+        slack = self.inner.slack
+        return None if slack is None else self._taken(slack)
+
     def linear_part(self) -> Formula:
         return Spread(self.inner.linear_part(), self.places, self.rank)
 

@@ -97,8 +97,13 @@ class Rearrangement:
         )
 
     def inverse(self) -> Rearrangement:
-        """What puts everything back; along a factor that a mean was taken over there is nothing to put back."""
-        return _merged(list(self.sizes), self.outputs, self.inputs)
+        """What puts everything back.
+
+        A factor that a mean was taken over is in no axis that this reads, and stays in the axis that it comes from: that axis is not whole.
+        """
+        return (
+            Rearrangement(self.sizes, self.outputs, self.inputs) if self.averages else _merged(list(self.sizes), self.outputs, self.inputs)
+        )
 
     @property
     def averages(self) -> bool:
@@ -171,9 +176,11 @@ class Rearrangement:
     def resized(self, axis: int, items: int) -> Rearrangement:
         """The same for an input with so many items on an axis that is carried whole."""
         (factor,) = self.inputs[axis]
-        return Rearrangement(
-            tuple((items, ()) if number == factor else size for number, size in enumerate(self.sizes)), self.inputs, self.outputs
-        )
+        sizes = [size_of(items) if number == factor else size for number, size in enumerate(self.sizes)]
+        if items > 1:
+            return Rearrangement(tuple(sizes), self.inputs, self.outputs)
+        without = [[[one for one in held if one != factor] for held in axes] for axes in (self.inputs, self.outputs)]
+        return _merged(sizes, *without)
 
 
 ONE: Size = (1, ())

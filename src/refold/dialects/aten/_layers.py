@@ -24,7 +24,7 @@ class AtenTarget:
         """One for a layer, one more where its padding has to stand in front of it, None where torch has no layer for it."""
         stencil = formula.stencil
         if stencil.is_diagonal or stencil.rank == 0:
-            return 1
+            return 1 if stencil.is_diagonal or stencil.groups == 1 else None
         if stencil.rank > 3 or dimensions not in (stencil.rank + 1, stencil.rank + 2):
             return None
         if stencil.is_upsampled:

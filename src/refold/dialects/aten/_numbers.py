@@ -6,7 +6,7 @@ which is what is folded; unless forward writes to them, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 TENSOR = torch.Tensor
 IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__", "__iand__", "__ior__", "__ixor__")
+FREE = (torch.SymInt, torch.SymFloat, torch.SymBool)
+"""Sizes and what is worked out from them, which hang on the input."""
 READS = (TENSOR.__bool__, TENSOR.__float__, TENSOR.__int__, TENSOR.__index__, TENSOR.item, TENSOR.tolist)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Known:
     """A tensor of the tracing, its value, and the names of the parameters and buffers that it was worked out from."""
 
@@ -75,18 +77,30 @@ class KnownNumbers(TorchFunctionMode):
         """Run one operation, and note what it gives where that is known."""
         given = (args, kwargs or {})
         known = self._known_in(given)
-        if known and _writes(func, kwargs):
-            self._written.update(*(one.roots for one in known.values()))
         real = _replaced(given, known)
-        if real is not None and func in READS:
+        if real is None:
+            if known and _writes(func, kwargs):
+                self._note_written(known.values())
+            return func(*args, **(kwargs or {}))
+        versions = {one: one.value._version for one in known.values()}
+        value = _outside(func, real)
+        self._note_written(one for one, version in versions.items() if one.value._version != version)
+        if func in READS and value is not None:
             self._read.update(*(one.roots for one in known.values()))
-            return _outside(func, real)
+            return value
         result = func(*args, **(kwargs or {}))
-        if real is not None and isinstance(result, torch.Tensor) and _is_single(result):
-            value = _outside(func, real)
-            if value is not None:
+        if isinstance(result, torch.Tensor) and _is_single(result):
+            if isinstance(value, torch.Tensor):
                 self._known[id(result)] = Known(result, value, frozenset().union(*(one.roots for one in known.values())))
+            else:
+                self._known.pop(id(result), None)
         return result
+
+    def _note_written(self, written: Iterable[Known]) -> None:
+        """The parameters and buffers that share the storage of what was written to."""
+        for one in written:
+            place = one.value.untyped_storage().data_ptr()
+            self._written.update(name for name, value in self._values.items() if value.untyped_storage().data_ptr() == place)
 
     def _known_in(self, given: Any) -> dict[int, Known]:
         if not self._known:
@@ -99,16 +113,16 @@ def _replaced(given: Any, known: dict[int, Known]) -> Any:
     if not known:
         return None
     leaves, spec = pytree.tree_flatten(given)
-    if any(isinstance(leaf, torch.Tensor) and id(leaf) not in known for leaf in leaves):
+    if any(isinstance(leaf, (torch.Tensor, *FREE)) and id(leaf) not in known for leaf in leaves):
         return None
     return pytree.tree_unflatten([known[id(leaf)].value if id(leaf) in known else leaf for leaf in leaves], spec)
 
 
 def _writes(func: Callable[..., Any], kwargs: Any) -> bool:
-    """Whether an operation writes to what it is given, by its name as PyTorch gives them."""
-    name = getattr(func, "__name__", "")
+    """Whether an operation that cannot be run on values writes to what it is given, by its name as PyTorch gives them."""
+    name = getattr(func, "__name__", "").partition(".")[0]
     named_so = name.endswith("_") and not name.endswith("__")
-    return named_so or name in (*IN_PLACE, "__setitem__", "__set__") or "out" in (kwargs or {})
+    return named_so or name in (*IN_PLACE, "__setitem__", "__set__") or bool({"out", "inplace"} & set(kwargs or {}))
 
 
 def _is_single(tensor: torch.Tensor) -> bool:

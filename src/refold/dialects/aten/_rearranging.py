@@ -67,8 +67,16 @@ def _moved_axis(call: Call) -> Reading | Obstruction | None:
     "aten.unsqueeze.default",
 )
 def _reshape(call: Call) -> Reading | Obstruction | None:
-    """y = x, its items in the same order under another shape."""
-    return _rearranged(call, None)
+    """y = x, its items in the same order under another shape; to squeeze a free axis is no such thing, but where it has one item."""
+    return None if _squeezes_a_free_axis(call) else _rearranged(call, None)
+
+
+def _squeezes_a_free_axis(call: Call) -> bool:
+    if not str(call.node.target).startswith("aten.squeeze") or not call.is_activation(call["self"]):
+        return False
+    shape = call["self"].meta["val"].shape
+    named = call.arguments.get("dim", range(len(shape)))
+    return any(not isinstance(shape[axis], int) for axis in ([named] if isinstance(named, int) else named))
 
 
 @reads("aten.mean.dim")
