@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 import refold
+from refold.dialects.aten._compare import compared
+from refold.dialects.aten._model import AtenModel
+from refold.verification import judge_output
 
 GAIN = 4.0
 
@@ -47,3 +50,22 @@ def test_a_wrong_network_is_not_let_through(dtype: torch.dtype, off: float) -> N
         other[0].weight[0, 0, 1, 1] += off  # type: ignore[index]
     assert refold.verify(model, copy.deepcopy(model), (x,)).passed
     assert not refold.verify(model, other, (x,)).passed
+
+
+def test_a_program_that_is_not_the_model_is_no_truth_of_it() -> None:
+    """The original would look far from the truth, and any other network would be granted as much."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    x = torch.randn(2, 4, 8, 8)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight[0, 0, 1, 1] += 1e-2  # type: ignore[index]
+    source = AtenModel(model, (x,))
+    (right,) = compared(source, other)
+    assert right.truth is not None
+    assert not judge_output(right).passed
+    state = source.traced.program.state_dict
+    state["0.weight"] = 1.5 * state["0.weight"]
+    (wrong,) = compared(source, other)
+    assert wrong.truth is None
+    assert not judge_output(wrong).passed

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import refold
@@ -107,3 +108,46 @@ def test_a_number_drawn_at_random_is_not_taken_as_known() -> None:
     model = Gated(1.0, lambda m, x: m.wide(x) if torch.rand_like(m.alpha) > 0.5 else m.narrow(x))
     with pytest.raises(refold.FoldError, match="GuardOnDataDependent"):
         refold.fold(model, (torch.randn(2, 4, 7, 8),))
+
+
+def with_a_size(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) * (2 if m.alpha * x.shape[2] > 9 else 3)
+    return y
+
+
+def test_a_number_that_hangs_on_a_size_is_known_for_that_size_alone() -> None:
+    model = Gated(1.5, with_a_size).double().eval()
+    tall, low = (torch.randn(2, 4, rows, 8, dtype=torch.float64) for rows in (8, 4))
+    folded = refold.fold(model, (tall,)).model
+    torch.testing.assert_close(folded(tall), model(tall))
+    with pytest.raises(ValueError, match="axis 2 of `x` is 4"):
+        folded(low)
+
+
+def by_its_overload(m: Gated, x: Tensor) -> Tensor:
+    torch.ops.aten.add_.Tensor(m.times, 1)
+    y: Tensor = m.wide(x) if m.times > 4 else m.narrow(x)
+    return y
+
+
+def by_an_option(m: Gated, x: Tensor) -> Tensor:
+    F.leaky_relu(m.alpha, 0.5, True)
+    y: Tensor = m.wide(x) if m.alpha < -1 else m.narrow(x)
+    return y
+
+
+@pytest.mark.parametrize("rule", [by_its_overload, by_an_option])
+def test_a_write_is_seen_by_what_it_changes(rule: Callable[[Gated, Tensor], Tensor]) -> None:
+    with pytest.raises(refold.FoldError, match="writes to it, so that each call is another"):
+        refold.fold(Gated(-2.0, rule), (torch.randn(2, 4, 7, 8),))
+
+
+def test_what_is_written_to_a_copy_is_no_write_to_the_parameter() -> None:
+    def rule(m: Gated, x: Tensor) -> Tensor:
+        copy = m.alpha.clone()
+        copy += 1
+        y: Tensor = m.wide(x) + m.narrow(x) if copy > 2 else m.wide(x)
+        return y
+
+    result = fold_exactly(Gated(1.5, rule).double().eval(), torch.randn(2, 4, 7, 8, dtype=torch.float64))
+    assert result.report.after.convolutions == 1

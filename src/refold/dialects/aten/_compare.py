@@ -30,8 +30,8 @@ def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Ite
     folded = pytree.tree_leaves(run(module, source.args, source.kwargs))
     if len(folded) != len(original):
         raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
-    truths = _truths(source)
     longest = sum(node.longest_sum for node in source.graph.linear())
+    truths = _truths(source, [mine for _, mine in original], longest)
     noise = _noise(source, [mine for _, mine in original], folded, longest)
     for (path, mine), theirs, truth, own in zip(original, folded, truths or [None] * len(folded), noise, strict=True):
         if isinstance(mine, torch.Tensor):
@@ -43,15 +43,30 @@ def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Ite
             yield OutputEvidence(pytree.keystr(path) or "output", mine.detach(), theirs.detach(), truth, rounding, length)
 
 
-def _truths(source: AtenModel) -> list[Any] | None:
-    """The outputs in float64, or None where the program does not run there or draws random numbers, which differ there."""
+def _truths(source: AtenModel, outputs: Sequence[Any], length: int) -> list[Any] | None:
+    """The outputs in float64; None where the program does not run there or draws random numbers, which differ there.
+
+    None, too, where the program is not the model, which is seen where it lies as far from the outputs in their own dtype.
+    """
     if any(draws_at_random(node) for node in source.traced.program.graph.nodes):
         return None
     flat = pytree.tree_leaves((source.args, dict(source.kwargs)))
     try:
-        return run_program(source.traced.program, flat, wide=True)
+        truths = run_program(source.traced.program, flat, wide=True)
+        if not _is_explained(outputs, truths, length):
+            traced = run_program(source.traced.program, flat, wide=False)
+            pairs = zip(outputs, truths, traced, strict=True)
+            if any(_distance(mine, own) > _distance(mine, truth) / 2 > 0 for mine, truth, own in pairs):
+                return None
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
         return None
+    return truths
+
+
+def _is_explained(outputs: Sequence[Any], others: Sequence[Any], length: int) -> bool:
+    """Whether outputs differ by no more than the roundings of sums of this length make."""
+    explained = FACTOR * math.sqrt(max(1, length))
+    return all(_distance(mine, other) <= explained * _unit(mine) * _largest(mine) for mine, other in zip(outputs, others, strict=True))
 
 
 def _noise(source: AtenModel, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[float]:
@@ -59,8 +74,7 @@ def _noise(source: AtenModel, outputs: Sequence[Any], folded: Sequence[Any], len
 
     Worked out only where two outputs differ by more than the roundings of sums of this length explain: an ill-conditioned network.
     """
-    explained = FACTOR * math.sqrt(max(1, length))
-    if all(_distance(mine, theirs) <= explained * _unit(mine) * _largest(mine) for mine, theirs in zip(outputs, folded, strict=True)):
+    if _is_explained(outputs, folded, length):
         return [0.0] * len(outputs)
     generator = torch.Generator().manual_seed(SEED)
 
