@@ -281,6 +281,14 @@ def certify(
     return Certificate(proofs, tuple(judge_output(one, proven=proven) for one in outputs), seed, dict(versions or {}))
 
 
+def does_not_run(name: str, error: Exception) -> VerificationError:
+    """What to raise where a region runs and what it was folded into does not, on the same input."""
+    told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return VerificationError(
+        f"what {name} was folded into does not run where the original does: {told}; nothing has been written, please report this model"
+    )
+
+
 def demand(certificate: Certificate) -> None:
     """Raise `VerificationError` that names the first comparison that failed."""
     for region in certificate.regions:

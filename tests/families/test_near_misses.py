@@ -31,7 +31,7 @@ class Weight(nn.Module):
 
 def pairs(y: Tensor, axis: int) -> Tensor:
     """The mean over pairs along an axis."""
-    z: Tensor = y.unflatten(axis, (y.shape[axis] // 2, 2)).mean(axis + 1)  # type: ignore[no-untyped-call]
+    z: Tensor = y.unflatten(axis, (y.shape[axis] // 2, 2)).mean(axis + 1)
     return z
 
 

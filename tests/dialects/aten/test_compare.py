@@ -59,7 +59,7 @@ def test_a_program_that_is_not_the_model_is_no_truth_of_it() -> None:
     x = torch.randn(2, 4, 8, 8)
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other[0].weight[0, 0, 1, 1] += 1e-2  # type: ignore[index]
+        other[0].weight[0, 0, 1, 1] += 1e-2  # type: ignore[index, operator]
     source = AtenModel(model, (x,))
     (right,) = compared(source, other)
     assert right.truth is not None

@@ -82,6 +82,14 @@ def test_a_wrong_setting_is_noticed(name: str, value: object, seed: int) -> None
     assert not found.passed
 
 
+def test_a_layer_that_does_not_run_is_the_fault_of_the_fold(seed: int) -> None:
+    one = deployed(branches(), noise(*X))
+    layer = one.model.get_submodule("folded")
+    layer.weight = nn.Parameter(torch.zeros(6, 9, 3, 3))
+    with pytest.raises(refold.VerificationError, match=r"what folded was folded into does not run where the original does: .* expected"):
+        certificate(one)
+
+
 def test_a_value_outside_any_region_is_noticed_at_the_output(seed: int) -> None:
     one = deployed(branches(), noise(*X))
     with torch.no_grad():

@@ -7,6 +7,7 @@ from torch.fx import Node
 from refold import algebra
 from refold.algebra import Obstruction
 from refold.dialects.aten._reading import Call, Reading, reads
+from refold.dialects.aten._sizes import shape_of
 
 
 @reads("aten.addmm.default")
@@ -51,8 +52,8 @@ def _product(call: Call, x: object, weight: object, *, behind: int, transposed: 
         return None
     held = call.constants.value(weight)
     kernel = held.T if transposed else held
-    summed = x.meta["val"].shape[-1 - behind] if x.meta["val"].ndim > behind else None
-    if not isinstance(summed, int) or summed != kernel.shape[1]:  # an axis of one item is repeated, and a free one may be
+    sizes = shape_of(x.meta["val"])
+    if len(sizes) <= behind or sizes[-1 - behind] != kernel.shape[1]:  # an axis of one item is repeated, and a free one may be
         return None
     value = algebra.convolution(kernel.reshape(*kernel.shape, *[1] * behind))
     return Reading({x: call.leaf(value, (weight,), behind, transposed)}, kernel.numel())

@@ -16,7 +16,7 @@ from refold.dialects.aten._write import Written
 from refold.graph import Graph
 from refold.maps import Moved, Scalar, as_moved
 from refold.plan import Fold
-from refold.verification import RegionEvidence
+from refold.verification import RegionEvidence, does_not_run
 
 Sized = Mapping[str, tuple[int, ...]]
 
@@ -44,11 +44,16 @@ def region_evidence(
                     for root, shape in shapes.items()
                 }
                 original, peak = _run_original(region, inputs, constants)
-                folded = _run_folded(written, fold, inputs)
-                magnitude = _run_folded(written, fold, inputs, absolute=True)
             except (RuntimeError, ValueError):
                 if shapes == examples:
                     raise
+                continue
+            try:
+                folded = _run_folded(written, fold, inputs)
+                magnitude = _run_folded(written, fold, inputs, absolute=True)
+            except (RuntimeError, ValueError) as error:
+                if shapes == examples:
+                    raise does_not_run(written.names[fold.value], error) from error
                 continue
             if original.shape == folded.shape:
                 break

@@ -11,7 +11,7 @@ from torch import fx
 
 from refold.algebra import Obstruction, Rearrangement
 from refold.dialects.aten._reading import Call, Reading, reads
-from refold.dialects.aten._sizes import example, is_same
+from refold.dialects.aten._sizes import example, is_same, shape_of
 from refold.maps import IDENTITY, Layout, Moved, Step
 
 ATEN = torch.ops.aten
@@ -74,9 +74,9 @@ def _reshape(call: Call) -> Reading | Obstruction | None:
 def _squeezes_a_free_axis(call: Call) -> bool:
     if not str(call.node.target).startswith("aten.squeeze") or not call.is_activation(call["self"]):
         return False
-    shape = call["self"].meta["val"].shape
+    shape = shape_of(call["self"].meta["val"])
     named = call.arguments.get("dim", range(len(shape)))
-    return any(not isinstance(shape[axis], int) for axis in ([named] if isinstance(named, int) else named))
+    return any(shape[axis] is None for axis in ([named] if isinstance(named, int) else named))
 
 
 @reads("aten.mean.dim")

@@ -21,7 +21,7 @@ from refold.errors import FoldError
 from refold.graph import Graph
 from refold.maps import Scalar, Value, as_moved
 from refold.plan import Fold
-from refold.verification import RegionEvidence
+from refold.verification import RegionEvidence, does_not_run
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -77,6 +77,7 @@ class _Bench:
         measured = _measured(region, set(roots), scope, self.constants)
         example = {root: self.graph.values[root].example for root in fold.form}
         failure: Exception | None = None
+        broken: Exception | None = None
         evidence: RegionEvidence | None = None
         is_stated = any(as_moved(mapped).steps for mapped in fold.form.values())
         for shapes in (example,) if measured or is_stated else (_small_shapes(self.graph, fold), example):
@@ -85,12 +86,16 @@ class _Bench:
             try:
                 original, peak = _run(region, {**inputs, **weights, **measured}, value, self.source)
                 shapes_read = _worked_out(asked, region, {**inputs, **weights, **measured}, self.source)
-                feeds = {**inputs, **folded_weights, **shapes_read}
+            except Exception as error:  # the evaluator's operators raise what they like
+                failure = error
+                continue
+            feeds = {**inputs, **folded_weights, **shapes_read}
+            try:
                 folded, _ = _run(new, feeds, value, self.source)
                 sizes = {name: _size(feed, stored.get(name)) for name, feed in feeds.items()}
                 magnitude, _ = _run(_absolute(new), sizes, value, self.source)
-            except Exception as error:  # the evaluator's operators raise what they like
-                failure = error
+            except Exception as error:
+                broken = error
                 continue
             evidence = RegionEvidence(
                 name_of(fold, self.written),
@@ -105,6 +110,8 @@ class _Bench:
             )
             if original.shape == folded.shape:
                 break
+        if evidence is None and broken is not None:
+            raise does_not_run(name_of(fold, self.written), broken) from broken
         if evidence is None:
             raise FoldError(
                 f"the region of {fold.value} does not run in the ONNX reference evaluator ({failure}); fold with verify=False"
