@@ -213,6 +213,14 @@ def test_one_bit_of_a_weight_is_found_without_a_certificate_beside(folder: Path,
     assert (result.exit_code, result.stdout) == (3, "")
     assert "Error: the weights of b.onnx are not those that the certificate in b.onnx was written for (b.onnx): " in result.stderr
     assert "give the output that was certified, or fold anew" in result.stderr
+    again = refold_("verify", "nets:block", "b.onnx", "--no-certificate")
+    assert "was certified" not in again.stderr
+    assert "of its scale" in again.stdout  # compared by what it computes: it is another function, or one lowest bit is a rounding
+    both = refold_("verify", "nets:block", "b.onnx", "--no-certificate", "--certificate", "x.json")
+    assert (both.exit_code, both.stderr.splitlines()[-1]) == (
+        2,
+        "Error: --certificate and --no-certificate ask for opposite things; give one",
+    )
 
 
 def test_one_bit_of_a_weight_of_a_program_is_found(folder: Path) -> None:

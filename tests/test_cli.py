@@ -230,6 +230,19 @@ def test_a_report_is_a_page_beside_the_model(folder: Path) -> None:
     assert json.loads((folder / "deploy.certificate.json").read_text())["sha256"] in page
 
 
+def test_a_model_is_written_before_its_latency_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring takes long; whoever has had enough of it keeps the model."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refold.bench.bench", interrupted)
+    result = refold_("fold", "nets:with_inputs", "-o", "deploy.onnx", "--report", "report.html")
+    assert result.exit_code == 130
+    assert (folder / "deploy.onnx").exists()
+    assert not (folder / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -92,3 +92,13 @@ def _share(file: Path, place: Path) -> None:
     new.touch()
     shutil.copymode(new, file)
     new.unlink()
+
+
+def files_of(output: Path) -> list[Path]:
+    """A file that was written, and the one of its weights beside it, if they do not lie within it.
+
+    >>> [one.name for one in files_of(Path("deploy.pt2"))]
+    ['deploy.pt2']
+    """
+    data = output.with_name(f"{output.name}.data")
+    return [output, data] if output.suffix.lower() == ".onnx" and data.exists() else [output]

@@ -215,7 +215,8 @@ def demand_weights(found: tuple[str, Mapping[str, Any]], part: str, model_name: 
         raise VerificationError(
             f"the weights of {model_name} are not those that {name} was written for ({content[part]['name']}): "
             f"{weights.tensors:,} tensors of {weights.bytes:,} bytes with sha256 {weights.sha256[:12]}… where {expected.tensors:,} of "
-            f"{expected.bytes:,} with {expected.sha256[:12]}… were certified; give the {part} that was certified, or fold anew"
+            f"{expected.bytes:,} with {expected.sha256[:12]}… were certified; give the {part} that was certified, or fold anew; "
+            "--no-certificate compares them all the same"
         )
 
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from refold.artifacts import replacing
+from refold.artifacts import files_of, replacing
 from refold.census import Census
 from refold.certificates import Proof, Tensor, beside, hash_weights, write_with
 from refold.dialects import is_onnx
@@ -144,7 +144,9 @@ class FoldResult:
         saved = None if output is None else Path(output)
         if saved is not None and not saved.exists():
             raise FoldError(f"{saved} is not there; save the folded network to it first, or leave `output` out")
-        written = {"output": None if saved is None else saved.name, "bytes": None if saved is None else saved.stat().st_size}
+        files = [] if saved is None else files_of(saved)
+        names = " and ".join(one.name for one in files)
+        written = {"output": names or None, "bytes": sum(one.stat().st_size for one in files) if files else None}
         facts = {"model": name or self.name, **written, **self.report.to_dict(), "latency": None if latency is None else dict(latency)}
         certificate = None
         if saved is not None and self.proof is not None:

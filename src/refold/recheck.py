@@ -91,10 +91,11 @@ def read_pair(
     weights: Path | None = None,
     folded_weights: Path | None = None,
     certificate: Path | None = None,
+    certified: bool = True,
     inputs: Callable[[NamedModel], Any] = make_inputs,
     say: Callable[[str], None] = lambda text: None,
 ) -> Pair:
-    """Read two models and hold them to the certificate of the second, if it has one.
+    """Read two models and hold them to the certificate of the second, if it has one and `certified` asks for it.
 
     `inputs` gives example inputs for a model that was read. Raises `VerificationError` where the certificate was changed, or is of other
     files or weights; `FoldError` where a file cannot be read.
@@ -103,7 +104,7 @@ def read_pair(
     if file is None and certificate is not None:
         raise FoldError(f"{folded} is not a file, so no certificate can be of it; give the file that was certified")
     found = None
-    if file is not None and file.exists():
+    if certified and file is not None and file.exists():
         found = find(file, certificate)
         if found is not None:
             demand_file(found, file)

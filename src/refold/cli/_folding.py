@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from refold.artifacts import files_of
 from refold.cli._files import check_output, check_report, read
 from refold.cli._options import model_options, output_options
 from refold.cli._program import WORK_FOUND, main
@@ -56,21 +57,26 @@ def fold(
 
         named, example = read(name, weights, shapes, inputs, dtype, quiet)
         result = run(named.model, example, verify=not no_verify, progress=say)
+        if not in_place:
+            say(f"writing {output}")
+            result.save(output)
         if report is not None and not no_latency:
             from refold.bench import bench
 
             latency = bench({"original": named.model, "folded": result.model}, example, progress=say).to_dict()
-        say(f"writing {output}")
-        result.save(output, in_place=in_place)
+        if in_place:  # what it replaces has been measured first
+            say(f"writing {output}")
+            result.save(output, in_place=True)
         if report is not None:
             say(f"writing {report}")
             result.save_report(report, name=name, output=output, latency=latency)
-    size = output.stat().st_size
+    written = files_of(output)
+    size = sum(one.stat().st_size for one in written)
     told = {} if report is None else {"report": str(report), "latency": latency}
     if as_json:
         print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **told})
     elif not quiet:
-        click.echo(f"{result.report}\n\nwritten to {output} ({size:,} bytes)")
+        click.echo(f"{result.report}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
         if report is not None:
             click.echo(f"report: {report}")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @model_options
 @click.option("--folded-weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of B; --weights are those of A.")
 @click.option("--certificate", type=click.Path(path_type=Path), metavar="FILE", help="That of B; by default the one beside or in B.")
+@click.option("--no-certificate", is_flag=True, help="Compare A and B whatever the certificate of B is of.")
 @click.option("--data", type=click.Path(path_type=Path), metavar="PATH", help="Samples to compare all of: an .npz, or a folder.")
 @click.option("--batch", type=int, default=32, show_default=True, metavar="N", help="Samples of --data to a batch.")
 @click.option("--skip-bad", is_flag=True, help="Pass over files of --data that cannot be read.")
@@ -40,6 +41,7 @@ def verify(
     dtype: str | None,
     folded_weights: Path | None,
     certificate: Path | None,
+    no_certificate: bool,
     data: Path | None,
     batch: int,
     skip_bad: bool,
@@ -54,6 +56,8 @@ def verify(
     batch, and judged where they are furthest apart. An .npz has samples along its first axis; a folder
     holds .npy files, or images, which come as channels x height x width from 0 to 1.
     """
+    if certificate is not None and no_certificate:
+        raise click.UsageError("--certificate and --no-certificate ask for opposite things; give one")
     with progress(f"reading {original}", quiet) as say:
         from refold.recheck import compare, compare_over, find_departure, inputs_for, open_data, read_pair
 
@@ -64,7 +68,16 @@ def verify(
             opened.extend([] if data is None else [open_data(data, batch, skip_bad, named)])
             return inputs_for(named, shapes, inputs, dtype, opened[0] if opened else None)
 
-        pair = read_pair(original, folded, weights=weights, folded_weights=folded_weights, certificate=certificate, inputs=example, say=say)
+        pair = read_pair(
+            original,
+            folded,
+            weights=weights,
+            folded_weights=folded_weights,
+            certificate=certificate,
+            certified=not no_certificate,
+            inputs=example,
+            say=say,
+        )
         say("comparing")
         found = compare(pair)
     for dataset in opened:
