@@ -21,7 +21,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
 from refold.report import FoldRecord, Report, counted, origin
-from refold.verification import SEED, Certificate, OutputEvidence, RegionEvidence, certify, demand
+from refold.verification import SEED, Certificate, OutputEvidence, RegionEvidence, SizeEvidence, certify, demand
 
 
 class Deployed(Protocol):
@@ -54,6 +54,9 @@ class Deployed(Protocol):
 
     def output_evidence(self) -> Iterator[OutputEvidence]:
         """Each output, run both ways."""
+
+    def size_evidence(self) -> Iterator[SizeEvidence]:
+        """The whole network at other sizes, where the original runs."""
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the network to a new file, and in it the text that is made from its weights, if the file can take one as it is written."""
@@ -203,7 +206,7 @@ def fold(
     if verify:
         weights = hash_weights(network.weights())
         regions = _announced(deployed.region_evidence(SEED), len(deployed.folds), progress)
-        certificate = certify(regions, deployed.output_evidence(), seed=SEED, versions=_versions())
+        certificate = certify(regions, deployed.output_evidence(), deployed.size_evidence(), seed=SEED, versions=_versions())
         demand(certificate)
     report = Report(
         tuple(_record(one, deployed) for one in deployed.folds),

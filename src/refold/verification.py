@@ -116,18 +116,42 @@ class OutputCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeEvidence:
+    """The whole network at sizes that are not those of the example, where the original runs.
+
+    `shapes` are those of the inputs, by name; `outputs` what both gave, or `refusal` what the folded network said instead of running.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    outputs: tuple[OutputEvidence, ...] = ()
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeCheck:
+    """What the comparison at other sizes gave: the largest difference of any output as a share of its scale, or the refusal in words."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    difference: float | None
+    refusal: str | None
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
-    """The proof of one fold: every region, every output, the seed of the random inputs and the versions that ran it."""
+    """The proof of one fold: every region, every output, the sizes that were tried, the seed of the random inputs and the versions."""
 
     regions: tuple[RegionProof, ...] = ()
     outputs: tuple[OutputCheck, ...] = ()
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[SizeCheck, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every comparison is within its bound."""
-        return all(region.passed for region in self.regions) and all(output.passed for output in self.outputs)
+        parts: tuple[tuple[RegionProof | OutputCheck | SizeCheck, ...], ...] = (self.regions, self.outputs, self.sizes)
+        return all(one.passed for part in parts for one in part)
 
     @property
     def largest_difference(self) -> float:
@@ -273,12 +297,33 @@ def _as_pairs(evidence: OutputEvidence) -> OutputEvidence:
 
 
 def certify(
-    regions: Iterable[RegionEvidence], outputs: Iterable[OutputEvidence], *, seed: int = 0, versions: Mapping[str, str] | None = None
+    regions: Iterable[RegionEvidence],
+    outputs: Iterable[OutputEvidence],
+    sizes: Iterable[SizeEvidence] = (),
+    *,
+    seed: int = 0,
+    versions: Mapping[str, str] | None = None,
 ) -> Certificate:
     """Judge all evidence. The certificate says whether it passed; `demand` raises where it did not."""
     proofs = tuple(judge_region(one) for one in regions)
     proven = bool(proofs) and all(proof.passed for proof in proofs)
-    return Certificate(proofs, tuple(judge_output(one, proven=proven) for one in outputs), seed, dict(versions or {}))
+    checks = tuple(judge_output(one, proven=proven) for one in outputs)
+    return Certificate(proofs, checks, seed, dict(versions or {}), tuple(judge_sizes(one, proven=proven) for one in sizes))
+
+
+def judge_sizes(evidence: SizeEvidence, *, proven: bool = False) -> SizeCheck:
+    """Compare the whole network at other sizes; that the folded one says that it does not take them is no fault of its function.
+
+    >>> import numpy as np
+    >>> y = np.ones((1, 4), np.float32)
+    >>> judge_sizes(SizeEvidence({"x": (1, 4)}, (OutputEvidence("y", y, y + 1, None, 2.0**-24, 1),))).passed
+    False
+    """
+    if evidence.refusal is not None:
+        return SizeCheck(dict(evidence.shapes), None, evidence.refusal, True)
+    checks = [judge_output(one, proven=proven) for one in evidence.outputs]
+    difference = max((one.difference / one.scale if one.scale else one.difference for one in checks), default=0.0)
+    return SizeCheck(dict(evidence.shapes), difference, None, all(one.passed for one in checks))
 
 
 def does_not_run(name: str, error: Exception) -> VerificationError:
@@ -303,4 +348,11 @@ def demand(certificate: Certificate) -> None:
             raise VerificationError(
                 f"output {output.name} of the folded model is {distance:.3g} away where at most {output.bound:.3g} is allowed "
                 f"(scale {output.scale:.3g}); nothing has been written, please report this model"
+            )
+    for one in certificate.sizes:
+        if not one.passed:
+            shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in one.shapes.items())
+            raise VerificationError(
+                f"at other sizes than the example's ({shapes}) the folded model differs from the original by {one.difference:.3g} of the "
+                "output's scale; nothing has been written, please report this model"
             )

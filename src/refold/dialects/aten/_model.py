@@ -27,7 +27,7 @@ from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, cost_as_it_stands
-from refold.verification import OutputEvidence, RegionEvidence
+from refold.verification import OutputEvidence, RegionEvidence, SizeEvidence
 
 NOTED = 6
 """How many conditions a report spells out."""
@@ -144,6 +144,10 @@ class AtenDeployed:
     def output_evidence(self) -> Iterator[OutputEvidence]:
         """Each output on the example inputs: the original as it ships, the folded one as it ships, and the truth."""
         return compared(self.source, self.written.module)
+
+    def size_evidence(self) -> Iterator[SizeEvidence]:
+        """The whole network at other sizes, where the original runs."""
+        return iter(())
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the module as `pt2`, `onnx` or `safetensors`; see `refold.dialects.aten._save` for `text_for`."""

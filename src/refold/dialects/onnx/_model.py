@@ -29,7 +29,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
-from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence
+from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -149,6 +149,10 @@ class OnnxDeployed:
             self.source._notes.append("the model draws random numbers, so its outputs were not compared")
             return iter(())
         return _compared(self.source, lambda: Session(self.written.skeleton, self.written.tensors), tolerant=True)
+
+    def size_evidence(self) -> Iterator[SizeEvidence]:
+        """The whole network at other sizes, where the original runs."""
+        return iter(())
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file.
