@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
 from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
 from refold.dialects.aten._sizes import symbols_of
-from refold.dialects.aten._trace import Traced, adopt, copies, describe, run, trace, user_inputs
+from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, user_inputs
+from refold.dialects.aten._trials import Settled, Trials, settle
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
@@ -55,11 +58,18 @@ class AtenModel:
         given = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
         return symbols_of([traced for _, traced in user_inputs(self.traced.program)], given)
 
+    @cached_property
+    def settled(self) -> Settled:
+        """What of the conditions of the trace matters, found by running the original beside it."""
+        trials = Trials(self.run_original, self.traced.program, dict(user_inputs(self.traced.program)), self.args, self.kwargs)
+        return settle(trials, self.traced.conditions, self.traced.inputs)
+
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the inputs are held to, and why."""
+        """What the inputs are held to and those of the original are not, and why."""
         why = f" ({self.traced.why})" if self.traced.why else ""
-        texts = [condition.text for condition in self.traced.conditions]
+        texts = [condition.text for condition in self.settled.conditions if not condition.is_shared]
+        texts += [f"`{one.name}` is {one.value!r}" for one in self.traced.arguments]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
 
@@ -82,7 +92,8 @@ class AtenModel:
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            written = write_module(self.traced.program, plan, self._names, self.traced.conditions)
+            guard = SizeGuard(self.settled.conditions, self.settled.inputs, self.traced.arguments)
+            written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
@@ -90,11 +101,11 @@ class AtenModel:
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:
         """The original's own eval output on the example inputs, or on others like them."""
         args, kwargs = (self.args, self.kwargs) if args is None else (args, kwargs or {})
-        if isinstance(self._original, ExportedProgram):
-            own_args, own_kwargs = copies(args, kwargs)
-            with torch.no_grad():
-                return self._original.module()(*own_args, **own_kwargs)
-        return run(self._original, args, kwargs)
+        return run(self._runnable, args, kwargs)
+
+    @cached_property
+    def _runnable(self) -> torch.nn.Module:
+        return self._original.module() if isinstance(self._original, ExportedProgram) else self._original
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from refold.algebra import Formula, Leaf, Rearrangement
 from refold.dialects.aten._bindings import use_bindings
 from refold.dialects.aten._constants import is_finite
 from refold.dialects.aten._functional import has_effect
-from refold.dialects.aten._guard import Condition, SizeGuard
+from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
 from refold.dialects.aten._rearranging import write_step
 from refold.graph import Refusal
@@ -39,20 +39,20 @@ class Written:
     refusals: tuple[Refusal, ...]
 
 
-def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], conditions: Sequence[Condition] = ()) -> Written:
-    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `conditions` what it must hold its inputs to.
+def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], guard: SizeGuard | None = None) -> Written:
+    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `guard` holds its inputs to what was traced.
 
     Ensures that the result shares no storage with the original, and that every folded weight is finite: a fold whose numbers leave the
     range of their dtype is refused here.
     """
-    return _Writer(program, list(arguments), tuple(conditions)).write(plan)
+    return _Writer(program, list(arguments), guard).write(plan)
 
 
 @dataclass(slots=True)
 class _Writer:
     program: ExportedProgram
     arguments: list[str]
-    conditions: tuple[Condition, ...]
+    guard: SizeGuard | None
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
@@ -111,10 +111,9 @@ class _Writer:
         for node in order:
             if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
                 self.nodes[node.name] = self.graph.placeholder(node.name)
-        if self.conditions:
-            names = sorted({name for condition in self.conditions for name, _ in condition.places})
-            self.root.add_module(GUARD, SizeGuard(self.conditions, names))
-            self.graph.call_module(GUARD, tuple(self.nodes[name] for name in names))
+        if self.guard is not None:
+            self.root.add_module(GUARD, self.guard)
+            self.graph.call_module(GUARD, tuple(self.nodes[name] for name in self.guard.reads))
 
     def _make_layers(self, fold: Fold, dtype: torch.dtype, channels_last: bool) -> Refusal | None:
         for mapped in _inner(fold):

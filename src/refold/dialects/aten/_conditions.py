@@ -1,0 +1,261 @@
+"""Relations between sizes of the inputs: read from what torch notes while it traces, worked out, and said in words."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Place: TypeAlias = "tuple[str, int]"
+"""An input and one of its axes."""
+
+Tree: TypeAlias = "int | float | str | tuple[Any, ...]"
+"""A number, the position of a size as text, or a function and its arguments."""
+
+_SIZE = re.compile(r"(L(?:\[(?:'[^']*'|\d+)\])+)\.size\(\)\[(\d+)\]")
+
+
+def _either(*values: Any) -> bool:
+    return any(values)
+
+
+def _both(*values: Any) -> bool:
+    return all(values)
+
+
+def _choose(condition: Any, first: Any, second: Any) -> Any:
+    return first if condition else second
+
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.Pow: operator.pow, ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor,
+    ast.LShift: operator.lshift, ast.RShift: operator.rshift, ast.USub: operator.neg, ast.Not: operator.not_,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.And: _both, ast.Or: _either,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "max": max, "min": min, "abs": abs, "float": float, "round": round,
+    **{f"math.{name}": getattr(math, name) for name in ("trunc", "floor", "ceil", "sqrt", "log2", "exp", "log", "sin", "cos", "tan")},
+}  # fmt: skip
+_NUMBERS = {"math.inf": math.inf, "math.nan": math.nan}
+_OPPOSITE = {
+    operator.eq: operator.ne, operator.ne: operator.eq, operator.lt: operator.ge, operator.ge: operator.lt, operator.gt: operator.le,
+    operator.le: operator.gt,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that must hold between sizes of the inputs; `places` says which input and axis each size of `tree` is.
+
+    `is_shared` says that the original does not take the sizes that break it either, as far as it was tried.
+    """
+
+    tree: Tree
+    text: str
+    places: tuple[Place, ...]
+    is_shared: bool = False
+
+    def holds(self, sizes: Sequence[int]) -> bool:
+        """Whether it does for these sizes, in the order of `places`."""
+        try:
+            return bool(_value(self.tree, sizes))
+        except (ZeroDivisionError, ValueError, OverflowError):  # sizes below all that the model takes
+            return False
+
+    def holds_at(self, shapes: Mapping[str, Sequence[int]]) -> bool:
+        """Whether it does for inputs of these shapes."""
+        return self.holds([int(shapes[name][axis]) for name, axis in self.places])
+
+    @property
+    def fixed(self) -> int | None:
+        """The one size that it leaves its one place, or None where it leaves more."""
+        match self.tree:
+            case (operator.eq, str(), int(size)) | (operator.eq, int(size), str()):
+                return size
+        return None
+
+
+def fixed_size(name: str, axis: int, size: int) -> Condition:
+    """The condition that an axis has one size.
+
+    >>> fixed_size("x", 1, 3).text
+    'axis 1 of `x` is 3'
+    """
+    return _condition((operator.eq, "0", size), ((name, axis),))
+
+
+def more_than(name: str, axis: int, size: int) -> Condition:
+    """The condition that an axis is longer than that, as torch takes for granted of every size that is free: that it is more than 1."""
+    return _condition((operator.gt, "0", size), ((name, axis),))
+
+
+def at_most(name: str, axis: int, size: int) -> Condition:
+    """The condition that an axis is no longer than that."""
+    return _condition((operator.le, "0", size), ((name, axis),))
+
+
+def or_sizes(condition: Condition, sizes: Sequence[int]) -> Condition:
+    """A condition on one axis that allows some sizes besides.
+
+    >>> or_sizes(fixed_size("x", 2, 9), [1]).text
+    'axis 2 of `x` is 9 or axis 2 of `x` is 1'
+    """
+    return _condition((_either, condition.tree, *((operator.eq, "0", size) for size in sizes)), condition.places)
+
+
+def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
+    """What torch notes, as in `L['x'].size()[2] <= 100`, or None where it holds more than arithmetic of sizes.
+
+    `inputs` names the input that each `L[...]` is.
+
+    >>> read_condition("(L['x'].size()[2] % 4) == 0", {"L['x']": "x"}).text
+    'axis 2 of `x` is a multiple of 4'
+    """
+    places: dict[Place, str] = {}
+
+    def name(match: re.Match[str]) -> str:
+        place = (inputs.get(match[1], ""), int(match[2]))
+        return places.setdefault(place, f"s{len(places)}")
+
+    expression = _SIZE.sub(name, source).replace("torch.sym_", "").replace("torch._sym_", "math.")
+    try:
+        tree = _tree(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    if not places or any(not place for place, _ in places) or not isinstance(tree, tuple):
+        return None
+    return _condition(tree, tuple(places))
+
+
+def places_in(source: str, inputs: Mapping[str, str]) -> list[Place]:
+    """The sizes that a note speaks of, of inputs that have a name."""
+    found = ((inputs.get(match[1], ""), int(match[2])) for match in _SIZE.finditer(source))
+    return list(dict.fromkeys(place for place in found if place[0]))
+
+
+def is_trivial(condition: Condition) -> bool:
+    """Whether a condition holds of every size there is, 0 among them."""
+    match condition.tree:
+        case (operator.ge, str(), int(bound)):
+            return bound <= 0
+        case (operator.le, int(bound), str()):
+            return bound <= 0
+        case (operator.ge | operator.le | operator.eq, str(one), str(other)):
+            return one == other
+    return False
+
+
+def _condition(tree: Tree, places: tuple[Place, ...]) -> Condition:
+    return Condition(tree, _sentence(tree, [f"axis {axis} of `{name}`" for name, axis in places]), places)
+
+
+def _tree(node: ast.AST) -> Tree:
+    """Sums, products and comparisons of sizes; `ValueError` for anything else."""
+    match node:
+        case ast.Constant(value=bool(value)):
+            return int(value)
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.Name(id=name) if re.fullmatch(r"s\d+", name):
+            return name[1:]
+        case ast.Attribute() if ast.unparse(node) in _NUMBERS:
+            return _NUMBERS[ast.unparse(node)]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return (_OPERATORS[type(op)], _tree(left), _tree(right))
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+            inner = _tree(operand)
+            if isinstance(op, ast.USub) and isinstance(inner, (int, float)):
+                return -inner
+            if isinstance(op, ast.Not) and isinstance(inner, tuple) and inner[0] in _OPPOSITE:
+                return (_OPPOSITE[inner[0]], *inner[1:])
+            return (_OPERATORS[type(op)], inner)
+        case ast.BoolOp(op=op, values=values):
+            return (_OPERATORS[type(op)], *map(_tree, values))
+        case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _OPERATORS for op in ops):
+            sides = [_tree(one) for one in (left, *others)]
+            links = [(_OPERATORS[type(op)], one, other) for op, one, other in zip(ops, sides, sides[1:], strict=False)]
+            return links[0] if len(links) == 1 else (_both, *links)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return (_choose, _tree(test), _tree(body), _tree(orelse))
+        case ast.Call(func=func, args=args, keywords=[]) if ast.unparse(func) in _FUNCTIONS:
+            return (_FUNCTIONS[ast.unparse(func)], *map(_tree, args))
+        case _:
+            raise ValueError(f"{ast.dump(node)} is more than arithmetic of sizes")
+
+
+def _value(tree: Tree, sizes: Sequence[int]) -> Any:
+    if isinstance(tree, (int, float)):
+        return tree
+    if isinstance(tree, str):
+        return sizes[int(tree)]
+    act, *arguments = tree
+    return act(*[_value(argument, sizes) for argument in arguments])
+
+
+_VERBS = {
+    operator.eq: "is", operator.ne: "is not", operator.le: "is at most", operator.lt: "is less than", operator.ge: "is at least",
+    operator.gt: "is more than",
+}  # fmt: skip
+_MIRRORED = {operator.le: operator.ge, operator.ge: operator.le, operator.lt: operator.gt, operator.gt: operator.lt}
+
+
+def _sentence(tree: Tree, names: Sequence[str]) -> str:
+    """A condition in words."""
+    match tree:
+        case (act, int() | float() as number, other) if act in _VERBS and not isinstance(other, (int, float)):
+            return _sentence((_MIRRORED.get(act, act), other, number), names)
+        case (operator.eq, (operator.mod, size, divisor), 0):
+            return f"{_words(size, names)} is a multiple of {_words(divisor, names)}"
+        case (operator.ne, (operator.mod, size, divisor), 0):
+            return f"{_words(size, names)} is not a multiple of {_words(divisor, names)}"
+        case (act, left, right) if act in _VERBS:
+            return f"{_words(left, names)} {_VERBS[act]} {_words(right, names)}"
+        case (act, *parts) if act in (_both, _either):
+            return (" and " if act is _both else " or ").join(_sentence(part, names) for part in parts)
+        case (operator.not_, inner):
+            return f"it is not so that {_sentence(inner, names)}"
+    return f"{_words(tree, names)} is not 0"
+
+
+def _words(tree: Tree, names: Sequence[str]) -> str:
+    """A number in words; what is made of several stands in brackets."""
+    match tree:
+        case int() | float():
+            return f"{tree:g}" if isinstance(tree, float) else str(tree)
+        case str():
+            return names[int(tree)]
+        case (operator.neg, inner):
+            return f"minus {_words(inner, names)}"
+        case (operator.add, (operator.neg, left), right):
+            return f"({_words(right, names)} minus {_words(left, names)})"
+        case (operator.add, left, (operator.neg, right)):
+            return f"({_words(left, names)} minus {_words(right, names)})"
+        case (operator.add, left, (operator.mul, -1, right)):
+            return f"({_words(left, names)} minus {_words(right, names)})"
+        case (operator.add, int(number), right) if number < 0:
+            return f"({_words(right, names)} minus {-number})"
+        case (act, left, right) if act in _BETWEEN:
+            return f"({_words(left, names)} {_BETWEEN[act]} {_words(right, names)})"
+        case (act, *parts) if act in _VERBS or act in (_both, _either, operator.not_):
+            return f"whether {_sentence(tree, names)}"
+        case (act, *parts):
+            return f"{_NAMES.get(act, getattr(act, '__name__', 'a function'))} of {' and '.join(_words(part, names) for part in parts)}"
+    raise AssertionError("a tree is a number, a size or a function of both")
+
+
+_BETWEEN = {
+    operator.add: "plus", operator.sub: "minus", operator.mul: "times", operator.truediv: "divided by",
+    operator.floordiv: "divided, without rest, by", operator.mod: "modulo", operator.pow: "to the power of",
+    operator.and_: "bitwise and", operator.or_: "bitwise or", operator.xor: "bitwise xor", operator.lshift: "shifted left by",
+    operator.rshift: "shifted right by",
+}  # fmt: skip
+_NAMES: dict[Any, str] = {
+    max: "the largest", min: "the smallest", abs: "the size", float: "the value", round: "the rounded value",
+    math.trunc: "the whole part", math.floor: "the floor", math.ceil: "the ceiling", math.sqrt: "the square root",
+}  # fmt: skip
