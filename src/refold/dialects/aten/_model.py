@@ -17,15 +17,17 @@ from refold.census import Census
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
+from refold.dialects.aten._conditions import Condition
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
+from refold.dialects.aten._other_sizes import compared_elsewhere, narrower
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
 from refold.dialects.aten._sizes import symbols_of
 from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, user_inputs
-from refold.dialects.aten._trials import Settled, Trials, settle
+from refold.dialects.aten._trials import Settled, Shapes, Trials, settle
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
@@ -47,6 +49,7 @@ class AtenModel:
         else:
             reference = run(model, self.args, self.kwargs)
             self.traced = trace(model, self.args, self.kwargs, reference)
+        self._narrower: tuple[Condition, ...] = ()
         self._names = _argument_names(model, self.args, self.kwargs)
         self.constants = Constants(self.traced.program)
         with torch.no_grad():
@@ -65,10 +68,20 @@ class AtenModel:
         return settle(trials, self.traced.conditions, self.traced.inputs)
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the sizes of the folded network's inputs are held to: what the tracing asks for, and what the folding does."""
+        return (*self.settled.conditions, *self._narrower)
+
+    @cached_property
+    def longest(self) -> int:
+        """Numbers that are summed one after another from the inputs to the outputs."""
+        return sum(node.longest_sum for node in self.graph.linear())
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the inputs are held to and those of the original are not, and why."""
         why = f" ({self.traced.why})" if self.traced.why else ""
-        texts = [condition.text for condition in self.settled.conditions if not condition.is_shared]
+        texts = [condition.text for condition in self.conditions if not condition.is_shared]
         texts += [f"`{one.name}` is {one.value!r}" for one in self.traced.arguments]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
@@ -96,6 +109,9 @@ class AtenModel:
             written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()
+        example = shapes_of(self.traced.program, (self.args, self.kwargs))
+        self._narrower = tuple(narrower(self, written.module, self.settled.shown, example))
+        guard.conditions = (*guard.conditions, *self._narrower)
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -158,7 +174,7 @@ class AtenDeployed:
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole network at other sizes, where the original runs."""
-        return iter(())
+        return compared_elsewhere(self.source, self.written.module, self.source.conditions)
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the module as `pt2`, `onnx` or `safetensors`; see `refold.dialects.aten._save` for `text_for`."""
@@ -168,6 +184,12 @@ class AtenDeployed:
 def compare(original: Any, other: torch.nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Iterator[OutputEvidence]:
     """Each output of two networks on the same inputs, and the truth of the first."""
     return compared(AtenModel(original, example, kwargs), other)
+
+
+def shapes_of(program: ExportedProgram, inputs: tuple[Any, Any]) -> Shapes:
+    """The shapes of the tensors among some inputs, by name."""
+    tensors = [leaf for leaf in pytree.tree_leaves((inputs[0], dict(inputs[1]))) if isinstance(leaf, torch.Tensor)]
+    return {name: tuple(leaf.shape) for (name, _), leaf in zip(user_inputs(program), tensors, strict=True)}
 
 
 def _work(graph: Graph) -> Iterator[int]:
