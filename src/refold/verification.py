@@ -176,6 +176,14 @@ class Certificate:
             agreement = "" if output.agreement is None else f"; agreement {output.agreement:.2%}"
             named = "output" if output.name == "output" else f"output {output.name}"
             lines.append(f"{named}: largest difference {relative:.2g} of its scale{truth}{agreement}")
+        compared = [one for one in self.sizes if one.difference is not None]
+        if compared:
+            worst = max(one.difference or 0.0 for one in compared)
+            sizes = "1 other size" if len(compared) == 1 else f"{len(compared)} other sizes"
+            lines.append(f"{sizes} compared, from {_shown(compared[0])} on: largest difference {worst:.2g} of the scale")
+        refused = [one for one in self.sizes if one.refusal is not None]
+        if refused:
+            lines.append(f"refused where the original runs: {_shown(refused[0])}, since {refused[0].refusal}")
         return "\n".join([*lines, self._verdict()])
 
     def _verdict(self) -> str:
@@ -185,6 +193,11 @@ class Certificate:
         if self.outputs:
             return "same function"
         return "same function in each region; the outputs were not compared" if self.regions else "nothing was compared"
+
+
+def _shown(check: SizeCheck) -> str:
+    """Sizes in words."""
+    return ", ".join(f"`{name}` {' x '.join(map(str, shape)) or 'scalar'}" for name, shape in check.shapes.items())
 
 
 def judge_region(evidence: RegionEvidence) -> RegionProof:

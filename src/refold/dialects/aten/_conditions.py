@@ -53,13 +53,15 @@ _OPPOSITE = {
 class Condition:
     """Something that must hold between sizes of the inputs; `places` says which input and axis each size of `tree` is.
 
-    `is_shared` says that the original does not take the sizes that break it either, as far as it was tried.
+    `is_shared` says that the original does not take the sizes that break it either, as far as it was tried; `is_implied` that they break
+    a plainer condition too, as far as that was looked at.
     """
 
     tree: Tree
     text: str
     places: tuple[Place, ...]
     is_shared: bool = False
+    is_implied: bool = False
 
     def holds(self, sizes: Sequence[int]) -> bool:
         """Whether it does for these sizes, in the order of `places`."""
@@ -71,6 +73,11 @@ class Condition:
     def holds_at(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         """Whether it does for inputs of these shapes."""
         return self.holds([int(shapes[name][axis]) for name, axis in self.places])
+
+    @property
+    def numbers(self) -> set[int]:
+        """The whole numbers that it is made of."""
+        return _numbers(self.tree)
 
     @property
     def fixed(self) -> int | None:
@@ -151,6 +158,27 @@ def is_trivial(condition: Condition) -> bool:
     return False
 
 
+def without_weaker(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    """The conditions without those of one axis being longer than some size that another one asks to be longer still.
+
+    >>> [one.text for one in without_weaker([more_than("x", 2, 1), more_than("x", 2, 2)])]
+    ['axis 2 of `x` is more than 2']
+    """
+    longest: dict[Place, int] = {}
+    for condition in conditions:
+        match condition.tree:
+            case (operator.gt, str(), int(size)):
+                longest[condition.places[0]] = max(size, longest.get(condition.places[0], size))
+
+    def is_weaker(condition: Condition) -> bool:
+        match condition.tree:
+            case (operator.gt, str(), int(size)):
+                return size < longest[condition.places[0]]
+        return False
+
+    return tuple(condition for condition in conditions if not is_weaker(condition))
+
+
 def _condition(tree: Tree, places: tuple[Place, ...]) -> Condition:
     return Condition(tree, _sentence(tree, [f"axis {axis} of `{name}`" for name, axis in places]), places)
 
@@ -196,6 +224,15 @@ def _value(tree: Tree, sizes: Sequence[int]) -> Any:
         return sizes[int(tree)]
     act, *arguments = tree
     return act(*[_value(argument, sizes) for argument in arguments])
+
+
+def _numbers(tree: Tree) -> set[int]:
+    match tree:
+        case int():
+            return {tree}
+        case (_, *parts):
+            return set().union(*map(_numbers, parts))
+    return set()
 
 
 _VERBS = {

@@ -88,7 +88,7 @@ class SizeGuard(nn.Module):
                 "give such inputs, or fold again with example inputs of the new rank"
             )
         witness = getattr(self, _witness(one.dtype), None)
-        if x.dtype in (one.dtype if witness is None else witness.dtype, *one.others):
+        if x.dtype == (one.dtype if witness is None else witness.dtype) or x.dtype in one.others:
             return
         if x.is_floating_point() and one.dtype.is_floating_point and torch.is_autocast_enabled(x.device.type):
             return

@@ -17,17 +17,17 @@ from refold.census import Census
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
-from refold.dialects.aten._conditions import Condition
+from refold.dialects.aten._conditions import Condition, without_weaker
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
-from refold.dialects.aten._other_sizes import compared_elsewhere, narrower
+from refold.dialects.aten._other_sizes import compared_elsewhere, narrower, with_dtypes
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
 from refold.dialects.aten._sizes import symbols_of
 from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, user_inputs
-from refold.dialects.aten._trials import Settled, Shapes, Trials, settle
+from refold.dialects.aten._trials import Settled, Shapes, Trials, in_order, settle
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
@@ -67,10 +67,11 @@ class AtenModel:
         trials = Trials(self.run_original, self.traced.program, dict(user_inputs(self.traced.program)), self.args, self.kwargs)
         return settle(trials, self.traced.conditions, self.traced.inputs)
 
-    @property
+    @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         """What the sizes of the folded network's inputs are held to: what the tracing asks for, and what the folding does."""
-        return (*self.settled.conditions, *self._narrower)
+        example = shapes_of(self.traced.program, (self.args, self.kwargs))
+        return tuple(in_order(without_weaker((*self.settled.conditions, *self._narrower)), example))
 
     @cached_property
     def longest(self) -> int:
@@ -81,7 +82,7 @@ class AtenModel:
     def notes(self) -> tuple[str, ...]:
         """What the inputs are held to and those of the original are not, and why."""
         why = f" ({self.traced.why})" if self.traced.why else ""
-        texts = [condition.text for condition in self.conditions if not condition.is_shared]
+        texts = [condition.text for condition in self.conditions if not (condition.is_shared or condition.is_implied)]
         texts += [f"`{one.name}` is {one.value!r}" for one in self.traced.arguments]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
@@ -105,13 +106,15 @@ class AtenModel:
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            guard = SizeGuard(self.settled.conditions, self.settled.inputs, self.traced.arguments)
+            guard = SizeGuard(self.settled.conditions, self.traced.inputs, self.traced.arguments)
             written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()
         example = shapes_of(self.traced.program, (self.args, self.kwargs))
         self._narrower = tuple(narrower(self, written.module, self.settled.shown, example))
-        guard.conditions = (*guard.conditions, *self._narrower)
+        self.__dict__.pop("conditions", None)
+        guard.conditions = self.conditions
+        guard.inputs = tuple(with_dtypes(self, written.module, guard))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:

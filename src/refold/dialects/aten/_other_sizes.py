@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._compare import compared, is_explained, output_evidence
 from refold.dialects.aten._conditions import Condition, fixed_size, more_than
+from refold.dialects.aten._guard import SizeGuard, TracedInput
 from refold.dialects.aten._trace import run
 from refold.dialects.aten._trials import Shapes, Trial
 from refold.errors import FoldError
@@ -18,8 +21,8 @@ from refold.verification import SizeEvidence
 if TYPE_CHECKING:
     from refold.dialects.aten._model import AtenModel
 
-COMPARED = 24
-"""Sizes at which whole networks are compared."""
+COMPARED = 4
+"""Sizes at which whole networks are compared: the two ends of those that were tried, and between."""
 LISTED = 8
 """Sizes that the original takes and the folded network refuses which a certificate lists."""
 
@@ -51,10 +54,31 @@ def _bounds(failing: Shapes, example: Shapes, passing: Sequence[Shapes]) -> Iter
         yield fixed_size(name, axis, example[name][axis])
 
 
+def with_dtypes(source: AtenModel, module: torch.nn.Module, guard: SizeGuard) -> Iterator[TracedInput]:
+    """The inputs that the network takes, each with the other dtypes for which it gives what the original gives.
+
+    Folding takes a cast to the dtype that an input has already for nothing at all, so that not all that the original takes is taken.
+    """
+    inputs = guard.inputs
+    taken: dict[str, list[torch.dtype]] = {}
+    for name, dtype, trial in source.settled.dtypes:
+        guard.inputs = tuple(replace(one, others=(dtype,)) if one.name == name else one for one in inputs)
+        try:
+            folded = pytree.tree_leaves(run(module, *_inputs(source, trial)))
+        except FoldError:
+            continue
+        finally:
+            guard.inputs = inputs
+        if is_explained(trial.outputs, folded, source.longest):
+            taken.setdefault(name, []).append(dtype)
+    for one in inputs:
+        yield replace(one, others=tuple(taken.get(one.name, ())))
+
+
 def compared_elsewhere(source: AtenModel, module: torch.nn.Module, conditions: Sequence[Condition]) -> Iterator[SizeEvidence]:
     """The folded network beside what the original gave at other sizes: empty, smallest, largest and between; and what it refuses."""
     shown = [trial for trial in source.settled.shown if trial.leaves and all(one.holds_at(trial.shapes) for one in conditions)]
-    for trial in _spread(shown, COMPARED):
+    for trial in _spread(sorted(shown, key=_numbers), COMPARED):
         args, kwargs = _inputs(source, trial)
         folded = pytree.tree_leaves(run(module, args, kwargs))
         longest = source.longest
@@ -77,6 +101,10 @@ def _spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[round(position * (len(items) - 1) / (most - 1))] for position in range(most)]
+
+
+def _numbers(trial: Trial) -> int:
+    return sum(math.prod(shape) for shape in trial.shapes.values())
 
 
 def _inputs(source: AtenModel, trial: Trial) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

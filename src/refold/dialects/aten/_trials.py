@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -17,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Place, fixed_size, or_sizes
+from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_sizes
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._run import run_program
@@ -34,6 +35,8 @@ FEW = 16
 """Sizes that break a relation which are all tried, where they are no more."""
 MANY = 12
 """Sizes that are tried where there is no end of them."""
+PLAIN = 80
+"""Letters up to which a relation of several axes is said rather than a bound on one of them."""
 RUNS = 160
 """Runs of the model on which a decision is based; what is still open then is kept."""
 LARGER = 4
@@ -49,14 +52,14 @@ OTHER_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, tor
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a folded network is held to: the conditions that matter, and the dtypes that its inputs may have.
+    """What a folded network is held to: the conditions that matter.
 
-    `shown` are runs at other sizes in which the model and its trace gave the same; `refused` are sizes that the model takes and a condition
-    does not allow.
+    `dtypes` are runs with inputs of other dtypes, `shown` runs at other sizes, in which the model and its trace gave the same; `refused`
+    are sizes that the model takes and a condition does not allow.
     """
 
     conditions: tuple[Condition, ...]
-    inputs: tuple[TracedInput, ...]
+    dtypes: tuple[tuple[str, torch.dtype, Trial], ...] = ()
     shown: tuple[Trial, ...] = ()
     refused: tuple[tuple[Shapes, Condition], ...] = ()
 
@@ -64,9 +67,10 @@ class Settled:
 def settle(trials: Trials, conditions: Sequence[Condition], inputs: Sequence[TracedInput]) -> Settled:
     """Try what tracing took for granted. A program that draws random numbers is not tried, since no two of its runs are alike."""
     if any(map(draws_at_random, trials.program.graph.nodes)):
-        return Settled(tuple(conditions), tuple(inputs))
+        return Settled(tuple(conditions))
     kept = trials.settle(conditions)
-    return Settled(tuple(kept), tuple(trials.other_dtypes(inputs)), tuple(trials.shown(kept)), tuple(trials.refused(kept)))
+    dtypes = ((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
+    return Settled(tuple(kept), tuple(dtypes), tuple(trials.shown(kept)), tuple(trials.refused(kept)))
 
 
 class Outcome(Enum):
@@ -120,14 +124,17 @@ class Trials:
         for shapes in points:
             self.run(shapes)
         faults = [trial for trial in self.seen.values() if trial.outcome in (Outcome.DIFFERENT, Outcome.FAILS)]
-        kept, open_faults = _cover(sorted(conditions, key=_plainness), faults)
+        plain = [one for one in conditions if len(one.places) == 1 or len(one.text) < PLAIN]
+        others = [one for one in conditions if one not in plain]
+        candidates = [*sorted(plain, key=plainness), *self._bounds(faults), *sorted(others, key=plainness)]
+        kept, open_faults = _cover(candidates, faults)
         for fault in open_faults:
             if all(condition.holds_at(fault.shapes) for condition in kept):
                 kept += self._fixing(fault.shapes)
         for condition in conditions:
-            if condition not in kept and not self._is_shown(condition, breaking[condition], kept):
+            if condition not in kept and not self._is_shown(condition, kept):
                 kept.append(self._widened(condition, breaking[condition]))
-        return [replace(one, is_shared=self._is_shared(one)) for one in sorted(kept, key=_plainness)]
+        return [replace(one, is_shared=self._is_shared(one)) for one in sorted(kept, key=plainness)]
 
     def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
         """Sizes at which model and trace gave the same and which the conditions allow, other than the example's."""
@@ -142,13 +149,15 @@ class Trials:
             if broken is not None and trial.outcome not in (Outcome.REFUSED, Outcome.SKIPPED):
                 yield trial.shapes, broken
 
-    def other_dtypes(self, inputs: Sequence[TracedInput]) -> Iterator[TracedInput]:
-        """The inputs with those dtypes that the model takes as well and its trace gives the same for."""
+    def other_dtypes(self, one: TracedInput) -> Iterator[tuple[torch.dtype, Trial]]:
+        """Dtypes that the model takes as well for an input, with its trace giving the same."""
         shapes = self._shapes({})
-        for one in inputs:
-            candidates = [dtype for dtype in OTHER_DTYPES if dtype is not one.dtype and _may_be_cast(one.dtype, dtype)]
-            taken = [dtype for dtype in candidates if self._compare(self._resized(shapes, {one.name: dtype}))[0] is Outcome.SAME]
-            yield replace(one, others=tuple(taken))
+        for dtype in OTHER_DTYPES:
+            if dtype is not one.dtype and _may_be_cast(one.dtype, dtype):
+                leaves = self._resized(shapes, {one.name: dtype})
+                outcome, outputs = self._compare(leaves)
+                if outcome is Outcome.SAME:
+                    yield dtype, Trial(shapes, outcome, tuple(leaves), tuple(outputs))
 
     def run(self, shapes: Shapes) -> Trial:
         """One trial, or what it gave before."""
@@ -245,13 +254,8 @@ class Trials:
 
     def _breaking(self, condition: Condition) -> Iterator[Shapes]:
         """Inputs that break a condition and as few others as may be."""
-        if len(condition.places) == 1:
-            size = self._size_of(condition.places[0])
-            for one in _nearest(_broken_alone(condition)[0], size):
-                yield self._shapes({condition.places[0]: one})
-            return
-        for sizes in _broken_together(condition, [self._size_of(place) for place in condition.places])[0]:
-            yield self._shapes(dict(zip(condition.places, sizes, strict=True)))
+        for point in _broken(condition, [self._size_of(place) for place in condition.places])[0]:
+            yield self._shapes(dict(zip(condition.places, point, strict=True)))
 
     def _probes(self, conditions: Sequence[Condition]) -> Iterator[Shapes]:
         """Each free size by itself: empty, one, small and far ones, the example's neighbours; and all of them at once."""
@@ -268,6 +272,19 @@ class Trials:
             if all(condition.holds_at(shapes) for condition in conditions):
                 yield shapes
 
+    def _bounds(self, faults: Sequence[Trial]) -> Iterator[Condition]:
+        """That an axis is longer than in a fault, where nothing that was seen to be the same is as short."""
+        given = (trial.shapes for trial in self.seen.values() if trial.outcome is Outcome.SAME)
+        same = [self.example, *(shapes for shapes in given if all(map(all, shapes.values())))]  # of nothing, anything is the same
+        for places in self._groups().values():
+            name, axis = places[0]
+            short = [fault.shapes[name][axis] for fault in faults if fault.shapes[name][axis] < self.example[name][axis]]
+            for size in sorted(set(short), reverse=True):
+                bound = more_than(name, axis, size)
+                if all(bound.holds_at(shapes) for shapes in same):
+                    yield bound
+                    break
+
     def _fixing(self, shapes: Shapes) -> list[Condition]:
         """Conditions that the free axes in which these shapes leave the smallest or the example's stay as in the example."""
         usual = self._shapes({})
@@ -282,14 +299,18 @@ class Trials:
         ]
         return [fixed_size(name, axis, self.example[name][axis]) for name, axis in moved]
 
-    def _is_shown(self, condition: Condition, tried: Sequence[Shapes], kept: Sequence[Condition]) -> bool:
-        """Whether a condition that no fault asks for was tried often enough to be dropped."""
-        trials = [self.run(shapes) for shapes in tried if all(one.holds_at(shapes) for one in kept)]
-        given = sum(trial.outcome is Outcome.SAME for trial in trials)
-        known = given + sum(trial.outcome is Outcome.REFUSED for trial in trials)
+    def _is_shown(self, condition: Condition, kept: Sequence[Condition]) -> bool:
+        """Whether a condition that no fault asks for may be dropped: all that breaks it alone was tried, or much of it."""
         sizes = [self._size_of(place) for place in condition.places]
-        ends = (_broken_alone(condition) if len(sizes) == 1 else _broken_together(condition, sizes))[1]
-        if ends:  # nothing is left that breaks it and nothing else, or all of that was tried
+        points, ends = _broken(condition, sizes, _on_its_axes(condition, kept))
+        if len(sizes) > 1 and ends:  # of several axes not all sizes are looked at, but for a condition that few break on its own
+            ends = _broken(condition, sizes)[1]
+        trials = [self.run(self._shapes(dict(zip(condition.places, point, strict=True)))) for point in points]
+        outcomes = Counter(trial.outcome for trial in trials)
+        given, known = outcomes[Outcome.SAME], outcomes[Outcome.SAME] + outcomes[Outcome.REFUSED]
+        if known < len(trials) - outcomes[Outcome.SKIPPED]:
+            return False
+        if ends:
             return not trials or (given > 0 and known == len(trials))
         return known >= MANY and given >= (MANY if len(sizes) == 1 else MANY // 2)
 
@@ -319,35 +340,57 @@ def _cover(conditions: Iterable[Condition], faults: Sequence[Trial]) -> tuple[li
     return kept, left
 
 
-def _plainness(condition: Condition) -> tuple[int, int, str]:
+def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
+    """The conditions, the plainest first, with word of those that are broken only where a plainer one is."""
+    told: list[Condition] = []
+    for condition in sorted(conditions, key=plainness):
+        sizes = [example[name][axis] for name, axis in condition.places]
+        told.append(replace(condition, is_implied=not _broken(condition, sizes, _on_its_axes(condition, told))[0]))
+    yield from told
+
+
+def _on_its_axes(condition: Condition, others: Sequence[Condition]) -> list[Condition]:
+    """The other conditions that speak of no other axes."""
+    return [one for one in others if set(one.places) <= set(condition.places)]
+
+
+def plainness(condition: Condition) -> tuple[int, int, str]:
     return len(condition.places), len(condition.text), condition.text
 
 
-def _broken_alone(condition: Condition) -> tuple[list[int], bool]:
-    """The sizes of its one axis that break a condition, and whether these are all."""
-    broken = [size for size in range(SCANNED) if not condition.holds([size])]
-    beyond = [size for size in FAR if not condition.holds([size])]
-    return broken + beyond, not beyond and len(broken) <= FEW
+def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = ()) -> tuple[list[tuple[int, ...]], bool]:
+    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; and whether these are all.
+
+    `sizes` are those of the example. Of very many some of all kinds are chosen.
+    """
+    near, far = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
+    told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
+
+    def breaks(point: tuple[int, ...]) -> bool:
+        return not condition.holds(point) and all(one.holds([point[position] for position in positions]) for one, positions in told)
+
+    broken = sorted(filter(breaks, itertools.product(*near)), key=math.prod)
+    beyond = [*filter(breaks, itertools.product(*far))]
+    if len(broken) <= FEW and not beyond:
+        return broken, True
+    first, rest = broken[:MANY], broken[MANY:] + beyond
+    below, above = [one for one in rest if one < tuple(sizes)][-2:], [one for one in rest if one > tuple(sizes)][:2]
+    return list(dict.fromkeys([*first, *below, *above, *rest[:: max(1, len(rest) // MANY)]])), False
 
 
-def _nearest(broken: Sequence[int], size: int) -> list[int]:
-    """All, if they are few; else the first in a row, and the nearest to the example on both sides."""
-    if len(broken) <= FEW:
-        return list(broken)
-    below, above = [one for one in broken if one < size][-2:], [one for one in broken if one > size][:2]
-    return sorted({*broken[:MANY], *below, *above})
-
-
-def _broken_together(condition: Condition, sizes: Sequence[int]) -> tuple[list[tuple[int, ...]], bool]:
-    """Sizes of several axes that break a condition, the smallest first and some of all kinds, and whether these are all."""
-    few = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16) if len(sizes) == 2 else (0, 1, 2, 3, 5, 8)
-    axes = [sorted({*few, min(size, 256), min(size + 1, 256)}) for size in sizes]
-    broken = [point for point in itertools.product(*axes) if not condition.holds(point)]
-    far = itertools.product(*[(17, 33, 64, 100, 257, 1000, 4096)[: 7 if len(sizes) == 2 else 4]] * len(sizes))
-    ends = len(broken) <= FEW and all(condition.holds(point) for point in far)
-    broken.sort(key=math.prod)
-    chosen = broken if len(broken) <= 2 * MANY else [*broken[:MANY], *broken[MANY :: max(1, len(broken) // MANY)]]
-    return chosen, ends
+def _looked_at(sizes: Sequence[int], numbers: set[int]) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+    """The sizes of each axis at which a condition of these numbers is looked at, near and far."""
+    if len(sizes) == 1:
+        return [list(range(SCANNED))], [FAR]
+    if len(sizes) > 2:
+        return [sorted({0, 1, 2, 3, 5, 8, min(size, SCANNED), min(size + 1, SCANNED)}) for size in sizes], [(17, 33, 257, 4096)] * len(
+            sizes
+        )
+    turns = {one * other for one in numbers for other in (1, *numbers) if 0 < one * other < SCANNED}
+    close = {turn + step for turn in sorted(turns)[:12] for step in (-1, 0, 1)}
+    few = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16}
+    near = [sorted({*few, *close, *(min(size + step, SCANNED) for step in (-1, 0, 1))} - {-1}) for size in sizes]
+    return near, [(17, 33, 64, 100, 257, 1000, 4096)] * 2
 
 
 def _worked_out(size: Any, values: Mapping[Any, int], example: int) -> int:
