@@ -39,7 +39,11 @@ NOTED = 6
 
 
 class AtenModel:
-    """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing."""
+    """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing.
+
+    `conditions` are what the sizes of the folded network's inputs are held to, known once it is written: what the tracing asks for, and
+    what the folding does.
+    """
 
     def __init__(self, model: torch.nn.Module | ExportedProgram, example: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self._original = model
@@ -49,7 +53,7 @@ class AtenModel:
         else:
             reference = run(model, self.args, self.kwargs)
             self.traced = trace(model, self.args, self.kwargs, reference)
-        self._narrower: tuple[Condition, ...] = ()
+        self.conditions: tuple[Condition, ...] = ()
         self._names = _argument_names(model, self.args, self.kwargs)
         self.constants = Constants(self.traced.program)
         with torch.no_grad():
@@ -66,12 +70,6 @@ class AtenModel:
         """What of the conditions of the trace matters, found by running the original beside it."""
         trials = Trials(self.run_original, self.traced.program, dict(user_inputs(self.traced.program)), self.args, self.kwargs)
         return settle(trials, self.traced.conditions, self.traced.inputs)
-
-    @cached_property
-    def conditions(self) -> tuple[Condition, ...]:
-        """What the sizes of the folded network's inputs are held to: what the tracing asks for, and what the folding does."""
-        example = shapes_of(self.traced.program, (self.args, self.kwargs))
-        return tuple(in_order(without_weaker((*self.settled.conditions, *self._narrower)), example))
 
     @cached_property
     def longest(self) -> int:
@@ -111,9 +109,8 @@ class AtenModel:
         self.constants.forget()
         written.module.eval()
         example = shapes_of(self.traced.program, (self.args, self.kwargs))
-        self._narrower = tuple(narrower(self, written.module, self.settled.shown, example))
-        self.__dict__.pop("conditions", None)
-        guard.conditions = self.conditions
+        own = narrower(self, written.module, self.settled.shown, example)
+        guard.conditions = self.conditions = tuple(in_order(without_weaker((*self.settled.conditions, *own)), example))
         guard.inputs = tuple(with_dtypes(self, written.module, guard))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
