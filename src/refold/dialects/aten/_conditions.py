@@ -7,24 +7,21 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeAlias
+
+from refold.dialects.aten._words import Tree, allowed_sizes, both, either, sentence
 
 Place: TypeAlias = "tuple[str, int]"
 """An input and one of its axes."""
 
-Tree: TypeAlias = "int | float | str | tuple[Any, ...]"
-"""A number, the position of a size as text, or a function and its arguments."""
+LONG = 120
+"""Letters beyond which a condition is said by what it allows."""
+LOOKED_AT = 64
+"""Sizes that are looked at for that, or twice that of the example."""
 
 _SIZE = re.compile(r"(L(?:\[(?:'[^']*'|\d+)\])+)\.size\(\)\[(\d+)\]")
-
-
-def _either(*values: Any) -> bool:
-    return any(values)
-
-
-def _both(*values: Any) -> bool:
-    return all(values)
 
 
 def _choose(condition: Any, first: Any, second: Any) -> Any:
@@ -36,7 +33,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Mod: operator.mod, ast.Pow: operator.pow, ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor,
     ast.LShift: operator.lshift, ast.RShift: operator.rshift, ast.USub: operator.neg, ast.Not: operator.not_,
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
-    ast.And: _both, ast.Or: _either,
+    ast.And: both, ast.Or: either,
 }  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": max, "min": min, "abs": abs, "float": float, "round": round,
@@ -113,7 +110,7 @@ def or_sizes(condition: Condition, sizes: Sequence[int]) -> Condition:
     >>> or_sizes(fixed_size("x", 2, 9), [1]).text
     'axis 2 of `x` is 9 or axis 2 of `x` is 1'
     """
-    return _condition((_either, condition.tree, *((operator.eq, "0", size) for size in sizes)), condition.places)
+    return _condition((either, condition.tree, *((operator.eq, "0", size) for size in sizes)), condition.places)
 
 
 def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
@@ -179,8 +176,31 @@ def without_weaker(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
     return tuple(condition for condition in conditions if not is_weaker(condition))
 
 
+def by_what_they_allow(conditions: Sequence[Condition], example: Mapping[str, Sequence[int]]) -> tuple[Condition, ...]:
+    """The conditions, those of many words said by the sizes that all of them leave each axis, the others being as in the example."""
+
+    def leaves(place: Place, size: int) -> bool:
+        sizes = {one: example[one[0]][one[1]] for condition in conditions for one in condition.places} | {place: size}
+        return all(condition.holds([sizes[one] for one in condition.places]) for condition in conditions if place in condition.places)
+
+    @cache
+    def said(place: Place) -> str:
+        name, axis = place
+        most = max(2 * example[name][axis], LOOKED_AT)
+        sizes = [size for size in range(1, most + 1) if leaves(place, size)]
+        return "" if len(sizes) == most else f"axis {axis} of `{name}` is {allowed_sizes(sizes)}"
+
+    result = []
+    for condition in conditions:
+        texts = [said(place) for place in condition.places] if len(condition.text) > LONG else []
+        if any(texts):
+            condition = replace(condition, text=f"{' and '.join(sorted(filter(None, texts)))}, the other sizes being as in the example")
+        result.append(condition)
+    return tuple(result)
+
+
 def _condition(tree: Tree, places: tuple[Place, ...]) -> Condition:
-    return Condition(tree, _sentence(tree, [f"axis {axis} of `{name}`" for name, axis in places]), places)
+    return Condition(tree, sentence(tree, [f"axis {axis} of `{name}`" for name, axis in places]), places)
 
 
 def _tree(node: ast.AST) -> Tree:
@@ -208,7 +228,7 @@ def _tree(node: ast.AST) -> Tree:
         case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _OPERATORS for op in ops):
             sides = [_tree(one) for one in (left, *others)]
             links = [(_OPERATORS[type(op)], one, other) for op, one, other in zip(ops, sides, sides[1:], strict=False)]
-            return links[0] if len(links) == 1 else (_both, *links)
+            return links[0] if len(links) == 1 else (both, *links)
         case ast.IfExp(test=test, body=body, orelse=orelse):
             return (_choose, _tree(test), _tree(body), _tree(orelse))
         case ast.Call(func=func, args=args, keywords=[]) if ast.unparse(func) in _FUNCTIONS:
@@ -233,66 +253,3 @@ def _numbers(tree: Tree) -> set[int]:
         case (_, *parts):
             return set().union(*map(_numbers, parts))
     return set()
-
-
-_VERBS = {
-    operator.eq: "is", operator.ne: "is not", operator.le: "is at most", operator.lt: "is less than", operator.ge: "is at least",
-    operator.gt: "is more than",
-}  # fmt: skip
-_MIRRORED = {operator.le: operator.ge, operator.ge: operator.le, operator.lt: operator.gt, operator.gt: operator.lt}
-
-
-def _sentence(tree: Tree, names: Sequence[str]) -> str:
-    """A condition in words."""
-    match tree:
-        case (act, int() | float() as number, other) if act in _VERBS and not isinstance(other, (int, float)):
-            return _sentence((_MIRRORED.get(act, act), other, number), names)
-        case (operator.eq, (operator.mod, size, divisor), 0):
-            return f"{_words(size, names)} is a multiple of {_words(divisor, names)}"
-        case (operator.ne, (operator.mod, size, divisor), 0):
-            return f"{_words(size, names)} is not a multiple of {_words(divisor, names)}"
-        case (act, left, right) if act in _VERBS:
-            return f"{_words(left, names)} {_VERBS[act]} {_words(right, names)}"
-        case (act, *parts) if act in (_both, _either):
-            return (" and " if act is _both else " or ").join(_sentence(part, names) for part in parts)
-        case (operator.not_, inner):
-            return f"it is not so that {_sentence(inner, names)}"
-    return f"{_words(tree, names)} is not 0"
-
-
-def _words(tree: Tree, names: Sequence[str]) -> str:
-    """A number in words; what is made of several stands in brackets."""
-    match tree:
-        case int() | float():
-            return f"{tree:g}" if isinstance(tree, float) else str(tree)
-        case str():
-            return names[int(tree)]
-        case (operator.neg, inner):
-            return f"minus {_words(inner, names)}"
-        case (operator.add, (operator.neg, left), right):
-            return f"({_words(right, names)} minus {_words(left, names)})"
-        case (operator.add, left, (operator.neg, right)):
-            return f"({_words(left, names)} minus {_words(right, names)})"
-        case (operator.add, left, (operator.mul, -1, right)):
-            return f"({_words(left, names)} minus {_words(right, names)})"
-        case (operator.add, int(number), right) if number < 0:
-            return f"({_words(right, names)} minus {-number})"
-        case (act, left, right) if act in _BETWEEN:
-            return f"({_words(left, names)} {_BETWEEN[act]} {_words(right, names)})"
-        case (act, *parts) if act in _VERBS or act in (_both, _either, operator.not_):
-            return f"whether {_sentence(tree, names)}"
-        case (act, *parts):
-            return f"{_NAMES.get(act, getattr(act, '__name__', 'a function'))} of {' and '.join(_words(part, names) for part in parts)}"
-    raise AssertionError("a tree is a number, a size or a function of both")
-
-
-_BETWEEN = {
-    operator.add: "plus", operator.sub: "minus", operator.mul: "times", operator.truediv: "divided by",
-    operator.floordiv: "divided, without rest, by", operator.mod: "modulo", operator.pow: "to the power of",
-    operator.and_: "bitwise and", operator.or_: "bitwise or", operator.xor: "bitwise xor", operator.lshift: "shifted left by",
-    operator.rshift: "shifted right by",
-}  # fmt: skip
-_NAMES: dict[Any, str] = {
-    max: "the largest", min: "the smallest", abs: "the size", float: "the value", round: "the rounded value",
-    math.trunc: "the whole part", math.floor: "the floor", math.ceil: "the ceiling", math.sqrt: "the square root",
-}  # fmt: skip

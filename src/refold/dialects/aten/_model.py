@@ -17,7 +17,7 @@ from refold.census import Census
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
-from refold.dialects.aten._conditions import Condition, without_weaker
+from refold.dialects.aten._conditions import Condition, by_what_they_allow, without_weaker
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
@@ -81,7 +81,7 @@ class AtenModel:
         """What the inputs are held to and those of the original are not, and why."""
         why = f" ({self.traced.why})" if self.traced.why else ""
         texts = [condition.text for condition in self.conditions if not (condition.is_shared or condition.is_implied)]
-        texts += [f"`{one.name}` is {one.value!r}" for one in self.traced.arguments]
+        texts = [*dict.fromkeys(texts), *(f"`{one.name}` is {one.value!r}" for one in self.traced.arguments)]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
 
@@ -110,7 +110,8 @@ class AtenModel:
         written.module.eval()
         example = shapes_of(self.traced.program, (self.args, self.kwargs))
         own = narrower(self, written.module, self.settled.shown, example)
-        guard.conditions = self.conditions = tuple(in_order(without_weaker((*self.settled.conditions, *own)), example))
+        every = in_order(without_weaker((*self.settled.conditions, *own)), example)
+        guard.conditions = self.conditions = by_what_they_allow([*every], example)
         guard.inputs = tuple(with_dtypes(self, written.module, guard))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
