@@ -18,6 +18,7 @@ from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._layers import AtenTarget
+from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
@@ -57,11 +58,15 @@ class AtenModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the inputs are held to, and why."""
+        """What the inputs are held to, and why; and parts that have another name in the folded network."""
         why = f" ({self.traced.why})" if self.traced.why else ""
         texts = [condition.text for condition in self.traced.conditions]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
-        return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
+        held = tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
+        renamed = Paths(self.traced.program.state_dict).renamed.items()
+        return held + tuple(
+            f"`{name}` is `{path}` in the folded network: torch cannot write code that calls it `{name}`" for name, path in renamed
+        )
 
     @property
     def census(self) -> Census:
