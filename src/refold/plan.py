@@ -141,6 +141,9 @@ class _Planner:
             match node:
                 case Linear() if node.output not in needed:
                     continue
+                case Linear() if node.output in self.graph.kept:
+                    for name in node.terms:
+                        self.pinned.setdefault(name, f"{node.output} ({node.operation}) reads it too")
                 case Linear():
                     self.forms[node.output] = node.terms
                     self.costs[node.output] = cost_as_it_stands(node, self.graph)

@@ -53,6 +53,8 @@ def _truths(source: AtenModel, outputs: Sequence[Any], length: int) -> list[Any]
     flat = pytree.tree_leaves((source.args, dict(source.kwargs)))
     try:
         truths = run_program(source.traced.program, flat, wide=True)
+        if any(isinstance(mine, torch.Tensor) and mine.shape != truth.shape for mine, truth in zip(outputs, truths, strict=True)):
+            return None  # bytes of numbers, of which float64 has more
         if not _is_explained(outputs, truths, length):
             traced = run_program(source.traced.program, flat, wide=False)
             pairs = zip(outputs, truths, traced, strict=True)
