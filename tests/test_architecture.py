@@ -19,7 +19,7 @@ SOURCE = Path(refold.__file__).parent
 FLOORS = (
     {"errors"},
     {"geometry"},
-    {"algebra"},
+    {"algebra", "ordering"},
     {"census", "verification"},
     {"maps", "walk"},
     {"graph"},
@@ -46,6 +46,7 @@ OUTSIDE: dict[str, set[str]] = {
     "geometry": set(),
     "algebra": ARRAYS,
     "census": set(),
+    "ordering": {"numpy"},
     "verification": ARRAYS,
     "maps": set(),
     "graph": set(),

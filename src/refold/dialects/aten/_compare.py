@@ -36,9 +36,9 @@ def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram, inputs
         raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
     mine = [output for _, output in original]
     truths = _truths(source, inputs, mine, source.longest)
-    noise = _noise(source, inputs, mine, folded, source.longest)
+    runs = _own_runs(source, inputs, mine, folded, source.longest)
     names = [pytree.keystr(path) or "output" for path, _ in original]
-    yield from output_evidence(names, mine, folded, source.longest, truths, noise)
+    yield from output_evidence(names, mine, folded, source.longest, truths, runs)
 
 
 def output_evidence(
@@ -47,18 +47,16 @@ def output_evidence(
     folded: Sequence[Any],
     longest: int,
     truths: Sequence[Any] | None = None,
-    noise: Sequence[float] | None = None,
+    runs: Sequence[Sequence[Any]] = (),
 ) -> Iterator[OutputEvidence]:
-    """Each output that is a tensor, with what is known of its truth and of how far rounding alone moves it."""
-    nothing, still = [None] * len(folded), [0.0] * len(folded)
-    for name, mine, theirs, truth, own in zip(names, original, folded, truths or nothing, noise or still, strict=True):
+    """Each output that is a tensor, with what is known of its truth and of what rounding alone makes of it."""
+    for name, mine, theirs, truth, *own in zip(names, original, folded, truths or [None] * len(folded), *runs, strict=True):
         if isinstance(mine, torch.Tensor):
             if mine.is_complex():
-                mine, theirs, truth = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth))
-            rounding = _unit(mine)
-            unnoticed = rounding * _largest(mine)
-            length = max(longest, math.ceil((own / unnoticed) ** 2) if unnoticed > 0 else 0)
-            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, rounding, length)
+                mine, theirs, truth, *own = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth, *own))
+            others = tuple(one.detach() for one in own if one.shape == mine.shape)
+            noise = max((_distance(mine, one) for one in others), default=0.0)
+            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, _unit(mine), longest, noise, others)
 
 
 def _truths(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], length: int) -> list[Any] | None:
@@ -71,6 +69,8 @@ def _truths(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], length: i
     flat = pytree.tree_leaves((inputs[0], dict(inputs[1])))
     try:
         truths = run_program(source.traced.program, flat, wide=True)
+        if any(isinstance(mine, torch.Tensor) and mine.shape != truth.shape for mine, truth in zip(outputs, truths, strict=True)):
+            return None  # bytes of numbers, of which float64 has more
         if not is_explained(outputs, truths, length):
             traced = run_program(source.traced.program, flat, wide=False)
             pairs = zip(outputs, truths, traced, strict=True)
@@ -87,13 +87,14 @@ def is_explained(outputs: Sequence[Any], others: Sequence[Any], length: int) -> 
     return all(_distance(mine, other) <= explained * _unit(mine) * _largest(mine) for mine, other in zip(outputs, others, strict=True))
 
 
-def _noise(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[float]:
-    """How far each output of the original moves where the inputs are one rounding off, which is what no fold can be held to undercut.
+def _own_runs(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[list[Any]]:
+    """What the original gives where its inputs are one rounding off: how far that moves is what no fold can be held to undercut.
 
-    Worked out only where two outputs differ by more than the roundings of sums of this length explain: an ill-conditioned network.
+    Worked out only where two outputs differ by more than the roundings of sums of this length explain: a network that is ill-conditioned,
+    or whose outputs are in an order that ties decide.
     """
-    if is_explained(outputs, folded, length):
-        return [0.0] * len(outputs)
+    if is_explained(outputs, folded, length) and all(map(_are_equal, outputs, folded)):
+        return []
     generator = torch.Generator().manual_seed(SEED)
 
     def moved(leaf: Any) -> Any:
@@ -102,14 +103,20 @@ def _noise(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], folded: Se
         signs = torch.randint(0, 2, leaf.shape, generator=generator).to(leaf.device, leaf.dtype) * 2 - 1
         return leaf * (1 + signs * torch.finfo(leaf.dtype).eps)
 
-    noise = [0.0] * len(outputs)
+    runs: list[list[Any]] = []
     for _ in range(MOVES):
         try:
-            again = pytree.tree_leaves(source.run_original(*pytree.tree_map(moved, (inputs[0], dict(inputs[1])))))
+            runs.append(pytree.tree_leaves(source.run_original(*pytree.tree_map(moved, (inputs[0], dict(inputs[1]))))))
         except FoldError:  # what it takes is not for it to be moved, as a number that is looked up
             break
-        noise = [max(known, _distance(mine, other)) for known, mine, other in zip(noise, outputs, again, strict=True)]
-    return noise
+    return runs
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two outputs that hold no floating point numbers are alike; others may differ by roundings."""
+    if not isinstance(one, torch.Tensor) or one.is_floating_point() or one.is_complex():
+        return True
+    return torch.equal(one, other)
 
 
 def _distance(one: Any, other: Any) -> float:

@@ -22,6 +22,7 @@ from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
 from refold.dialects.aten._other_sizes import compared_elsewhere, narrower, with_dtypes
+from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
@@ -78,12 +79,16 @@ class AtenModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the inputs are held to and those of the original are not, and why."""
+        """What the inputs are held to and those of the original are not, and why; and parts that have another name in the folded network."""
         why = f" ({self.traced.why})" if self.traced.why else ""
         texts = [condition.text for condition in self.conditions if not (condition.is_shared or condition.is_implied)]
         texts = [*dict.fromkeys(texts), *(f"`{one.name}` is {one.value!r}" for one in self.traced.arguments)]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
-        return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
+        held = tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
+        renamed = Paths(self.traced.program.state_dict).renamed.items()
+        return held + tuple(
+            f"`{name}` is `{path}` in the folded network: torch cannot write code that calls it `{name}`" for name, path in renamed
+        )
 
     @property
     def census(self) -> Census:

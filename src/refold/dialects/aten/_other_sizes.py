@@ -16,7 +16,7 @@ from refold.dialects.aten._guard import SizeGuard, TracedInput
 from refold.dialects.aten._trace import run
 from refold.dialects.aten._trials import Shapes, Trial
 from refold.errors import FoldError
-from refold.verification import SizeEvidence
+from refold.verification import SizeEvidence, judge_outputs
 
 if TYPE_CHECKING:
     from refold.dialects.aten._model import AtenModel
@@ -69,7 +69,8 @@ def with_dtypes(source: AtenModel, module: torch.nn.Module, guard: SizeGuard) ->
             continue
         finally:
             guard.inputs = inputs
-        if is_explained(trial.outputs, folded, source.longest):
+        evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest)
+        if all(check.passed for check in judge_outputs(evidence)):
             taken.setdefault(name, []).append(dtype)
     for one in inputs:
         yield replace(one, others=tuple(taken.get(one.name, ())))
