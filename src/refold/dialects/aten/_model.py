@@ -79,7 +79,7 @@ class AtenModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the inputs are held to and those of the original are not, and why; and parts that have another name in the folded network."""
+        """What the inputs are held to and those of the original are not, and why; and what is named otherwise in the folded one."""
         why = f" ({self.traced.why})" if self.traced.why else ""
         texts = [condition.text for condition in self.conditions if not (condition.is_shared or condition.is_implied)]
         texts = [*dict.fromkeys(texts), *(f"`{one.name}` is {one.value!r}" for one in self.traced.arguments)]
