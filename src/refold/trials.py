@@ -124,7 +124,7 @@ class _Region:
         period = self._period(axis, windows.values())
         step = max(1, period // RESIDUES)
         least = _over(window, 1)[0]
-        sizes = dict.fromkeys((*range(start, start + period, step), 1, 2, least, least + 1, (start + 1) // 2))
+        sizes = dict.fromkeys((*range(start, start + period + 1, step), 1, 2, least, least + 1, (start + 1) // 2))
         columns = []
         for size in sizes:
             try:
@@ -176,7 +176,7 @@ class _Region:
         """Positions of the smallest output with both borders and a middle."""
         read = [*windows, *self._original(axis)]
         borders = max(math.ceil(max(0, one.before) / one.stride) + math.ceil(max(0, one.after) / one.stride) for one in read)
-        return borders + max(one.upsample for one in read) + 1
+        return borders + max(one.upsample for one in read)
 
     def _period(self, axis: int, windows: Iterable[Window]) -> int:
         """After how many items everything repeats."""

@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_noticed(name: str, value: object, seed: int) -> None
     setattr(layer, name, value)
     if name == "padding_mode":
         layer._reversed_padding_repeated_twice = [1, 1, 1, 1]  # type: ignore[assignment]
-    with pytest.raises(refold.VerificationError, match="changed its function|does not run where the original does"):
+    with pytest.raises(refold.VerificationError, match=r"changed its function|does not run where the original does"):
         demand(certify(one.region_evidence(SEED), ()))
 
 

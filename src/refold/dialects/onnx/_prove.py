@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +18,7 @@ from refold.dialects.onnx._constants import SIZES, STANDARD, Constants, evaluate
 from refold.dialects.onnx._elsewhere import Elsewhere, Examples
 from refold.dialects.onnx._load import Source
 from refold.dialects.onnx._scopes import Scope
-from refold.dialects.onnx._tensors import FLOATS, Array
+from refold.dialects.onnx._tensors import FLOATS, Array, Folded
 from refold.dialects.onnx._write import Written
 from refold.errors import FoldError
 from refold.graph import Graph
@@ -30,6 +31,8 @@ WORKERS = 2
 """Regions that are run side by side; NumPy lets go of the interpreter while it computes."""
 LARGEST = 1 << 20
 """Items up to which what a region reads is tried at other sizes of the inputs."""
+KEPT = 1 << 29
+"""Bytes of folded weights that are kept from the proof until the file is written."""
 SPELT = 64
 """Numbers of a constant up to which regions are told apart by each of them."""
 WEIGHED = ("Conv", "ConvTranspose", "BatchNormalization", "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Sum", "Einsum")
@@ -43,7 +46,14 @@ def region_evidence(
     owners = {scope.key(name): (scope, name) for scope in top.all() for name in scope.producers}
     stored = {tensor.name: tensor for tensor in written.skeleton.graph.initializer}
     bench = _Bench(
-        source, constants, graph, written, stored, {key: position for position, key in enumerate(owners)}, Elsewhere(source.skeleton), seed
+        source,
+        constants,
+        graph,
+        written,
+        stored,
+        {key: position for position, key in enumerate(owners)},
+        Elsewhere(source.skeleton),
+        seed,
     )
     regions = {fold.value: _Region(bench, fold, *owners[fold.value]) for fold in written.folds}
     leaders = share({value: region.key for value, region in regions.items()}, {fold.value: fold.after.weights for fold in written.folds})
@@ -71,6 +81,16 @@ class _Bench:
     order: Mapping[str, int]
     elsewhere: Elsewhere
     seed: int
+    kept: list[int] = field(default_factory=lambda: [0])
+
+    def kernel(self, name: str) -> Array:
+        """A weight of the folded model, kept for the file that it will be written to where there is room."""
+        tensors, tensor = self.written.tensors, self.stored[name]
+        payload = tensors.payload(tensor)
+        if isinstance(payload, Folded) and self.kept[0] + payload.nbytes <= KEPT:
+            self.kept[0] += payload.nbytes
+            payload.keep()
+        return np.asarray(tensors.array(tensor))
 
     def name_of(self, value: str) -> str:
         return self.written.emitted[value][-1].name
@@ -140,16 +160,23 @@ class _Region:
     @cached_property
     def key(self) -> object:
         """Equal for regions that have the same operators and arguments on both sides and try the same sizes, whatever their numbers."""
-        return repr((self._told(self.nodes, {}), self._told(self.new, self.bench.stored), self.trials.spatial, self.scope.types[self.value].elem_type))
+        return repr(
+            (
+                self._told(self.nodes, {}),
+                self._told(self.new, self.bench.stored),
+                self.trials.spatial,
+                self.scope.types[self.value].elem_type,
+            )
+        )
 
     def prove(self, like: str | None) -> RegionEvidence:
         """Run it both ways at the smallest size with both borders and a middle, and at all others unless those of `like` stand for them."""
         constants, scope, source = self.bench.constants, self.scope, self.bench.source
-        weights = {name: widened(constants.value(name, scope)) for name in _constants_of(self.nodes, scope, constants)}
-        stored = {name: np.asarray(self.bench.written.tensors.array(self.bench.stored[name])) for name in self.read}
-        sizes = {name: _size(widened(array), array) for name, array in stored.items()}
-        folded_weights = {name: widened(array) for name, array in stored.items()}
-        folded_weights |= {name: np.asarray(constants.value(name, scope)) for name in self.asked if constants.has(name, scope)}
+        constant = {name: constants.value(name, scope) for name in _constants_of(self.nodes, scope, constants)}
+        stored = {name: self.bench.kernel(name) for name in self.read}
+        weights, folded_weights = _widened(constant, self.nodes), _widened(stored, self.new)
+        sizes = {name: _by_size(array, stored[name].dtype) for name, array in folded_weights.items()}
+        known = {name: np.asarray(constants.value(name, scope)) for name in self.asked if constants.has(name, scope)}
         told: list[Exception] = []
         length, slack = _longest(self.fold, weights.values()), _slack(self.fold)
         name, operations = self.bench.name_of(self.fold.value), tuple(node.operation for node in self.fold.nodes)
@@ -164,11 +191,11 @@ class _Region:
             except Exception as error:  # the evaluator's operators raise what they like
                 told.append(error)
                 return None
-            given = {**inputs, **folded_weights, **worked_out}
+            given = {**inputs, **known, **worked_out}
             try:
-                folded, _ = _run(self.new, given, self.value, source)
-                by_size = {one: sizes[one] if one in sizes else _size(feed, None) for one, feed in given.items()}
-                magnitude, _ = _run(_absolute(self.new), by_size, self.value, source)
+                folded, _ = _run(self.new, {**given, **folded_weights}, self.value, source)
+                by_size = {one: np.abs(feed) if feed.dtype.kind == "f" else feed for one, feed in given.items()}
+                magnitude, _ = _run(_absolute(self.new), {**by_size, **sizes}, self.value, source)
             except Exception as error:
                 if not all(one.size for one in way):  # nothing is left of a value between, and the folded region says so
                     return None
@@ -252,16 +279,21 @@ def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mappin
     return dict(zip(wanted, evaluate(region, feeds, wanted, source.skeleton), strict=True)) if wanted else {}
 
 
-def _size(feed: Array, stored: Array | None) -> Array:
-    """Numbers by their size, and a weight, as it is `stored`, by that which its rounding is measured by.
+def _widened(arrays: Mapping[str, Array], nodes: Sequence[NodeProto]) -> dict[str, Array]:
+    """Arrays in float64, but for those that are only kernels of convolutions, which widen them as they go."""
+    read = {name for node in nodes for place, name in enumerate(node.input) if node.op_type != "Conv" or place != 1}
+    return {name: widened(array) if name in read else array for name, array in arrays.items()}
+
+
+def _by_size(weight: Array, stored: np.dtype[Any]) -> Array:
+    """A weight by that which its rounding is measured by.
 
     What lies below the smallest normal number of a type is rounded as that number is.
     """
-    if feed.dtype.kind != "f":
-        return feed
-    size: Array = np.abs(feed)
-    if stored is not None:
-        size += float(ml_dtypes.finfo(stored.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+    if weight.dtype.kind not in "fV":
+        return weight
+    size: Array = np.abs(weight)
+    size += np.asarray(ml_dtypes.finfo(stored).smallest_normal, size.dtype)  # type: ignore[no-untyped-call]
     return size
 
 
