@@ -258,6 +258,52 @@ def test_a_border_without_its_bias_and_a_wrong_crop_are_found(part: str, seed: i
         demand(certify(deployed.region_evidence(SEED), ()))
 
 
+# --------------------------------------------------------------------------------------------- regions that hang on sizes of the inputs
+
+
+def tokens_in_torch() -> nn.Module:
+    """A convolution whose result becomes tokens in front of a linear layer: the sizes between are worked out from the input's."""
+
+    def forward(s: Any, x: torch.Tensor) -> torch.Tensor:
+        y = s.a(x)
+        total: torch.Tensor = s.b(y.reshape(y.shape[0], 5, y.shape[2] * y.shape[3]).transpose(1, 2))
+        return total
+
+    return settled(Net(forward, a=nn.Conv2d(4, 5, 1), b=nn.Linear(5, 6)), torch.float32)
+
+
+def test_sizes_that_a_graph_works_out_are_tried_as_others(seed: int) -> None:
+    network = AtenModel(tokens_in_torch(), (torch.randn(2, 4, TEN, TEN + 2),))
+    deployed = network.write(make_plan(network.graph, network.target))
+    found = certify(deployed.region_evidence(SEED), ())
+    demand(found)
+    (region,) = found.regions
+    assert len(region.sizes) > 3
+    assert region.sizes[0] == "2x4x10x12"
+    baked = [node for node in next(iter(deployed.written.emitted.values())) if "reshape" in str(node.target) or "view" in str(node.target)]
+    for node in baked:
+        x, shape = node.args
+        assert isinstance(shape, (list, tuple))
+        node.args = (x, [-1 if position == 0 else 120 if isinstance(size, torch.fx.Node) else size for position, size in enumerate(shape)])
+    assert baked
+    with pytest.raises(refold.VerificationError, match=r"changed its function|does not run where the original does"):
+        demand(certify(deployed.region_evidence(SEED), ()))
+
+
+def test_shapes_that_a_file_works_out_are_tried_as_others() -> None:
+    constants: dict[str, Any] = {"w": random(5, 4, 1, 1), "m": random(5, 6), "wanted": np.array([0, 5, -1])}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Reshape", ["c", "wanted"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "m"], ["y"]),
+    ]
+    found = in_onnx(nodes, constants, ("N", 4, "H", "W"))
+    demand(found)
+    (region,) = found.regions
+    assert len(set(region.sizes)) == 3
+
+
 # ------------------------------------------------------------------------------------------------------------- the logic itself
 
 

@@ -1,4 +1,4 @@
-"""Whole models at sizes that the file leaves free: each axis alone, axes of one name together, an empty batch, and a fold that is wrong there."""
+"""Whole models at sizes that the file leaves free: each axis alone, axes of one name together, an empty batch; wrong folds."""
 
 from __future__ import annotations
 
@@ -120,12 +120,5 @@ def test_a_folded_model_with_a_size_baked_in_is_found() -> None:
     bounds = {"starts": [0], "ends": [32], "axes": [2]}
     graph.initializer.extend(tensor_of(name, np.array(value, np.int64), TensorProto.INT64) for name, value in bounds.items())
     graph.node.append(helper.make_node("Slice", ["whole", *bounds], ["y"]))
-    assert (
-        not certify((), (), deployed.size_evidence()).passed
-        or max(one.shapes["x"][2] for one in certify((), (), deployed.size_evidence()).sizes) <= 64
-    )
-    for tensor in graph.initializer:
-        if tensor.name == "ends":
-            tensor.CopyFrom(tensor_of("ends", np.array([4], np.int64), TensorProto.INT64))
     with pytest.raises(refold.VerificationError, match=r"at other sizes than the example's \(x .*\) the folded model differs"):
         demand(certify((), (), deployed.size_evidence()))
