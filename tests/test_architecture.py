@@ -23,7 +23,7 @@ FLOORS = (
     {"census", "verification"},
     {"maps", "walk"},
     {"graph"},
-    {"plan"},
+    {"plan", "trials"},
     {"dialects.*"},
     {"artifacts", "certificates", "datasets", "drawing", "models", "report"},  # files, and what is said of a fold, for the verbs
     {"page"},
@@ -52,6 +52,7 @@ OUTSIDE: dict[str, set[str]] = {
     "graph": set(),
     "walk": ARRAYS,
     "plan": ARRAYS,
+    "trials": set(),
     "dialects": ARRAYS,
     "dialects.aten": ARRAYS | TORCH | {"safetensors"},
     "dialects.onnx": ARRAYS | ONNX | {"google"},

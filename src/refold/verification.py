@@ -38,7 +38,11 @@ class RegionEvidence:
 
     `magnitude` is the folded region with the absolute values of its weights and input, `peak` the largest number that the original region
     had on its way, `length` the longest sum, `rounding` the unit roundoff of the dtype that the folded weights are stored in. `slack` is
-    what the fold says that it changes, by taking constants as one that the original holds twice and rounded apart.
+    what the fold says that it changes, by taking constants as one that the original holds twice and rounded apart. `shapes` are those of
+    what it reads, `further` the same region at other sizes. `like` is the region that was run at every size for this one, which differs
+    from it in its numbers alone.
+
+    Raises `VerificationError` where no bound can be derived.
     """
 
     name: str
@@ -50,11 +54,25 @@ class RegionEvidence:
     length: int
     rounding: float
     slack: Any = 0.0
+    shapes: tuple[tuple[int, ...], ...] = ()
+    further: tuple[RegionEvidence, ...] = ()
+    like: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.length, int) and self.length >= 0 and isinstance(self.peak, float) and 0 <= self.rounding < 1):
+            raise VerificationError(
+                f"no bound can be derived for {self.name}: its longest sum is {self.length!r}, its largest number {self.peak!r} and its "
+                f"rounding {self.rounding!r}; please report this model"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class RegionProof:
-    """What a region's comparison gave: the largest residual, the bound at that place, and their ratio over all places."""
+    """What a region's comparison gave: the largest residual, the largest bound, and the largest ratio of the two at any place.
+
+    They are those of the sizes at which the ratio is largest; `sizes` are all that were shown, the shapes of what the region reads.
+    `like` is the region that was run at every residue for this one, which has the same operators and other numbers.
+    """
 
     name: str
     operations: tuple[str, ...]
@@ -62,6 +80,8 @@ class RegionProof:
     bound: float
     ratio: float
     scale: float
+    sizes: tuple[str, ...] = ()
+    like: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -218,9 +238,17 @@ def judge_region(evidence: RegionEvidence) -> RegionProof:
     >>> judge_region(RegionEvidence("r", ("conv2d",), y, y + 1e-3, abs(y), 2.0, 1, 2.0**-24)).passed
     False
     """
+    proofs = [_judge_trial(one) for one in (evidence, *evidence.further)]
+    worst = max(proofs, key=lambda proof: proof.ratio)
+    return replace(worst, sizes=tuple(size for proof in proofs for size in proof.sizes), like=evidence.like)
+
+
+def _judge_trial(evidence: RegionEvidence) -> RegionProof:
+    """Compare a region at the sizes of one run."""
     xp = array_namespace(evidence.original)
+    sizes = (" and ".join("x".join(map(str, shape)) or "scalar" for shape in evidence.shapes),) if evidence.shapes else ()
     if tuple(evidence.original.shape) != tuple(evidence.folded.shape):
-        return RegionProof(evidence.name, evidence.operations, math.inf, 0.0, math.inf, 0.0)
+        return RegionProof(evidence.name, evidence.operations, math.inf, 0.0, math.inf, 0.0, sizes)
     # ±(1 + UNIT-sized) terms: the float64 sums of both sides, each no longer than `length`, over numbers no larger than `peak`.
     sums = 8 * evidence.length * UNIT
     bound = evidence.rounding * (1 + 2.0**-10) * evidence.magnitude + sums * (evidence.magnitude + evidence.peak) + evidence.slack
@@ -231,7 +259,7 @@ def judge_region(evidence: RegionEvidence) -> RegionProof:
     largest = float(xp.max(residual)) if math.prod(residual.shape) else 0.0
     scale = float(xp.max(xp.abs(evidence.original))) if math.prod(residual.shape) else 0.0
     limit = float(xp.max(bound)) if math.prod(residual.shape) else 0.0
-    return RegionProof(evidence.name, evidence.operations, largest, limit, math.inf if math.isnan(ratio) else ratio, scale)
+    return RegionProof(evidence.name, evidence.operations, largest, limit, math.inf if math.isnan(ratio) else ratio, scale, sizes)
 
 
 def judge_output(evidence: OutputEvidence, *, proven: bool = False) -> OutputCheck:

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 import refold
+from refold.dialects.onnx import _reference
 from refold.dialects.onnx._constants import evaluate
 from refold.dialects.onnx._reference import OWN
 from tests.dialects.onnx.models import model_of, random, run
@@ -67,7 +68,31 @@ def average_pools() -> Iterator[Case]:
             yield "AveragePool", [X], 11, {**options, "auto_pad": "SAME_LOWER"}
 
 
-@pytest.mark.parametrize("cases", [pads, unsqueezes, transposed_convolutions, average_pools])
+def convolutions() -> Iterator[Case]:
+    for stride, taps, dilation, (group, bias) in itertools.product((1, 2, 3), (1, 2, 3), (1, 2), ((1, True), (1, False), (2, True))):
+        inputs = [X, random(6, 4 // group, taps, 3), random(6)]
+        options = {"group": group, "strides": [stride, 1], "dilations": [dilation, 1]}
+        yield "Conv", inputs[: 3 if bias else 2], 17, {**options, "pads": [1, 0, 2, 1]}
+    yield "Conv", [X, random(6, 4, 3, 3)], 11, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}
+    yield "Conv", [random(2, 4, 7), random(5, 4, 3), random(5)], 17, {"strides": [2], "pads": [1, 2]}
+    yield "Conv", [random(2, 4, 5, 6, 7), random(5, 4, 3, 2, 1)], 17, {"pads": [1, 0, 0, 0, 1, 0]}
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+def test_kernels_that_are_widened_as_they_go(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number of output channels is taken at a time, it is what the kernel widened beforehand gives."""
+    monkeypatch.setattr(_reference, "BLOCK", block)
+    for operator, (x, kernel, *bias), opset, options in convolutions():
+        model = helper.make_model(helper.make_graph([], "none", [], []), opset_imports=[helper.make_opsetid("", opset)])
+        node = helper.make_node(operator, ["x", "kernel", "bias"][: 2 + len(bias)], ["y"], **options)
+        feeds = {"x": x.astype(np.float64), "kernel": kernel} | ({"bias": bias[0].astype(np.float64)} if bias else {})
+        (mine,) = evaluate([node], feeds, ["y"], model)
+        (whole,) = evaluate([node], {**feeds, "kernel": kernel.astype(np.float64)}, ["y"], model)
+        assert mine.dtype == np.float64
+        np.testing.assert_allclose(mine, whole, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("cases", [pads, unsqueezes, convolutions, transposed_convolutions, average_pools])
 def test_own_operators_are_what_the_runtime_has(cases: Any) -> None:
     for operator, inputs, opset, options in cases():
         names = [f"i{number}" for number in range(len(inputs))]
@@ -86,7 +111,7 @@ def test_own_operators_are_what_the_runtime_has(cases: Any) -> None:
 
 
 def test_every_own_operator_is_held_to_it() -> None:
-    held = {case[0] for cases in (pads, unsqueezes, transposed_convolutions, average_pools) for case in cases()}
+    held = {case[0] for cases in (pads, unsqueezes, convolutions, transposed_convolutions, average_pools) for case in cases()}
     assert held == {one.__name__ for one in OWN}
 
 

@@ -258,11 +258,11 @@ def _bounds(node: NodeProto) -> slice:
     return slice(bounds.get("start", 0), bounds.get("end"))
 
 
-def stand_in(typed: Typed | None) -> Array:
-    """Zeros of a shape and type, which take no room."""
+def stand_in(typed: Typed | None, shape: tuple[int, ...] | None = None) -> Array:
+    """Zeros of a type and of its shape, or of another, which take no room."""
     assert typed is not None
     dtype = np.float64 if typed.elem_type in FLOATS else helper.tensor_dtype_to_np_dtype(typed.elem_type)
-    return np.broadcast_to(np.zeros((), dtype), typed.example)
+    return np.broadcast_to(np.zeros((), dtype), typed.example if shape is None else shape)
 
 
 def widened(array: Any) -> Any:

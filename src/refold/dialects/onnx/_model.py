@@ -18,6 +18,7 @@ from refold.dialects.onnx._census import count
 from refold.dialects.onnx._constants import Constants
 from refold.dialects.onnx._layers import OnnxTarget
 from refold.dialects.onnx._load import Source, load
+from refold.dialects.onnx._probe import Probe, groups_of
 from refold.dialects.onnx._prove import name_of, region_evidence
 from refold.dialects.onnx._read import OLDEST, read_graph
 from refold.dialects.onnx._run import Feeds, Session, draws_at_random, generated_feeds, given_feeds, truths
@@ -29,7 +30,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
-from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence
+from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence, judge_output
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -155,8 +156,26 @@ class OnnxDeployed:
         return _compared(self.source, lambda: Session(self.written.skeleton, self.written.tensors), tolerant=True)
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
-        """The whole network at other sizes, where the original runs."""
-        return iter(())
+        """The whole model at other sizes, where the file leaves them free and the original runs."""
+        groups = groups_of(self.source._source.skeleton)
+        if not groups or draws_at_random(self.source._source.skeleton):
+            return
+        try:
+            feeds, _ = next(_original_runs(self.source))
+        except FoldError:
+            return  # said by `output_evidence`
+        longest = sum(node.longest_sum for node in self.source.graph.linear())
+        probe = Probe(self.source.session(), Session(self.written.skeleton, self.written.tensors), feeds, groups)
+
+        def judge(feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any]) -> tuple[OutputEvidence, ...]:
+            quick = tuple(_outputs(self.source, outputs, folded, None, (), longest))
+            if all(judge_output(one).passed for one in quick):
+                return quick
+            known = _truths(self.source, feeds, outputs, longest)
+            own = _own_runs(self.source, feeds, outputs, folded, longest)
+            return tuple(_outputs(self.source, outputs, folded, known, own, longest))
+
+        yield from probe.evidence(judge)
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file.
@@ -191,7 +210,6 @@ def compare(original: Any, other: Any, example: Any, kwargs: Mapping[str, Any] |
 
 
 def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[OutputEvidence]:
-    skeleton = source._source.skeleton
     try:
         runs = list(_original_runs(source))
     except FoldError as error:
@@ -207,16 +225,28 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
             raise FoldError(f"the two models give {len(outputs)} and {len(folded)} outputs; compare models that give the same")
         known = _truths(source, feeds, outputs, longest)
         own = _own_runs(source, feeds, outputs, folded, longest)
-        for position, output in enumerate(skeleton.graph.output):
-            mine, theirs = outputs[position], folded[position]
-            if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
-                continue
-            elem_type = output.type.tensor_type.elem_type
-            name = output.name if len(runs) == 1 else f"{output.name} (inputs {number + 1})"
-            rounding = FLOATS.get(elem_type, 0.0)
-            others = tuple(one[position] for one in own if np.shape(one[position]) == mine.shape)
-            noise = _distance(mine, own[0][position]) if own and known is None else 0.0
-            yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, longest, noise, others, number)
+        yield from _outputs(source, outputs, folded, known, own, longest, None if len(runs) == 1 else number)
+
+
+def _outputs(
+    source: OnnxModel,
+    outputs: Sequence[Any],
+    folded: Sequence[Any],
+    known: Sequence[Any] | None,
+    own: Sequence[Sequence[Any]],
+    longest: int,
+    number: int | None = None,
+) -> Iterator[OutputEvidence]:
+    """Each output that holds numbers, of both models on the same inputs: the first, the second, of several."""
+    for position, output in enumerate(source._source.skeleton.graph.output):
+        mine, theirs = outputs[position], folded[position]
+        if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
+            continue
+        rounding = FLOATS.get(output.type.tensor_type.elem_type, 0.0)
+        others = tuple(one[position] for one in own if np.shape(one[position]) == mine.shape)
+        noise = _distance(mine, own[0][position]) if own and known is None else 0.0
+        name = output.name if number is None else f"{output.name} (inputs {number + 1})"
+        yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, longest, noise, others, number or 0)
 
 
 def _original_runs(source: OnnxModel) -> Iterator[tuple[Feeds, list[Any]]]:

@@ -6,41 +6,63 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from onnx import NodeProto, TensorProto
 
 from refold.dialects.onnx._constants import SIZES, STANDARD, Constants, evaluate, read_numbers, stand_in, wide_node, widened
+from refold.dialects.onnx._elsewhere import Elsewhere, Examples
 from refold.dialects.onnx._load import Source
 from refold.dialects.onnx._scopes import Scope
-from refold.dialects.onnx._tensors import FLOATS, Array
+from refold.dialects.onnx._tensors import FLOATS, Array, Folded
 from refold.dialects.onnx._write import Written
 from refold.errors import FoldError
 from refold.graph import Graph
-from refold.maps import Scalar, Value, as_moved
+from refold.maps import Scalar, as_moved
 from refold.plan import Fold
+from refold.trials import Shapes, Trials, run_trials, share, sizes_of
 from refold.verification import RegionEvidence, does_not_run
-
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 WORKERS = 2
 """Regions that are run side by side; NumPy lets go of the interpreter while it computes."""
+LARGEST = 1 << 20
+"""Items up to which what a region reads is tried at other sizes of the inputs."""
+KEPT = 1 << 29
+"""Bytes of folded weights that are kept from the proof until the file is written."""
+SPELT = 64
+"""Numbers of a constant up to which regions are told apart by each of them."""
+WEIGHED = ("Conv", "ConvTranspose", "BatchNormalization", "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Sum", "Einsum")
+"""Operators whose sizes do not hang on the floats that they read."""
 
 
 def region_evidence(
     source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, seed: int
 ) -> Iterator[RegionEvidence]:
-    """Each fold, run both ways."""
+    """Each fold, run both ways at the sizes that `refold.trials` gives; one that hangs on sizes of the inputs, at other sizes of those."""
     owners = {scope.key(name): (scope, name) for scope in top.all() for name in scope.producers}
     stored = {tensor.name: tensor for tensor in written.skeleton.graph.initializer}
-    bench = _Bench(source, constants, graph, written, stored, {key: position for position, key in enumerate(owners)}, seed)
+    bench = _Bench(
+        source,
+        constants,
+        graph,
+        written,
+        stored,
+        {key: position for position, key in enumerate(owners)},
+        Elsewhere(source.skeleton),
+        seed,
+    )
+    regions = {fold.value: _Region(bench, fold, *owners[fold.value]) for fold in written.folds}
+    leaders = share({value: region.key for value, region in regions.items()}, {fold.value: fold.after.weights for fold in written.folds})
     waiting: deque[Future[RegionEvidence]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:
         for fold in written.folds:
-            waiting.append(pool.submit(bench.run_both, fold, *owners[fold.value]))
+            leader = leaders[fold.value]
+            like = None if leader == fold.value else bench.name_of(leader)
+            waiting.append(pool.submit(regions.pop(fold.value).prove, like))
             if len(waiting) > WORKERS:
                 yield waiting.popleft().result()
         while waiting:
@@ -57,66 +79,168 @@ class _Bench:
     written: Written
     stored: Mapping[str, TensorProto]
     order: Mapping[str, int]
+    elsewhere: Elsewhere
     seed: int
+    kept: list[int] = field(default_factory=lambda: [0])
 
-    def run_both(self, fold: Fold, scope: Scope, value: str) -> RegionEvidence:
-        """One fold, run both ways at the smallest sizes at which every border case occurs, or at those of the example.
+    def kernel(self, name: str) -> Array:
+        """A weight of the folded model, kept for the file that it will be written to where there is room."""
+        tensors, tensor = self.written.tensors, self.stored[name]
+        payload = tensors.payload(tensor)
+        if isinstance(payload, Folded) and self.kept[0] + payload.nbytes <= KEPT:
+            self.kept[0] += payload.nbytes
+            payload.keep()
+        return np.asarray(tensors.array(tensor))
 
-        The latter where the original region does not run at the smallest, as with a slice that ends at a fixed place.
-        """
-        roots = {root.removeprefix(scope.prefix): root for root in fold.form}
-        region = _region(value, scope, set(roots), self.constants, self.order)
-        weights = {name: widened(self.constants.value(name, scope)) for name in _constants_of(region, scope, self.constants)}
-        new = self.written.emitted[fold.value]
-        read = dict.fromkeys(name for node in new for name in node.input if name in self.stored and name not in roots)
-        stored = {name: np.asarray(self.written.tensors.array(self.stored[name])) for name in read}
-        folded_weights = {name: widened(array) for name, array in stored.items()}
-        made = {name for node in new for name in node.output}
-        asked = dict.fromkeys(name for node in new for name in node.input if name and name not in (*read, *roots, *made))
-        folded_weights |= {name: np.asarray(self.constants.value(name, scope)) for name in asked if self.constants.has(name, scope)}
-        measured = _measured(region, set(roots), scope, self.constants)
-        example = {root: self.graph.values[root].example for root in fold.form}
-        failure: Exception | None = None
-        broken: Exception | None = None
-        evidence: RegionEvidence | None = None
-        is_stated = any(as_moved(mapped).steps for mapped in fold.form.values())
-        for shapes in (example,) if measured or is_stated else (_small_shapes(self.graph, fold), example):
-            random = np.random.default_rng(self.seed)
-            inputs = {name: random.standard_normal(shapes[root]) for name, root in roots.items()}
-            try:
-                original, peak = _run(region, {**inputs, **weights, **measured}, value, self.source)
-                shapes_read = _worked_out(asked, region, {**inputs, **weights, **measured}, self.source)
-            except Exception as error:  # the evaluator's operators raise what they like
-                failure = error
-                continue
-            feeds = {**inputs, **folded_weights, **shapes_read}
-            try:
-                folded, _ = _run(new, feeds, value, self.source)
-                sizes = {name: _size(feed, stored.get(name)) for name, feed in feeds.items()}
-                magnitude, _ = _run(_absolute(new), sizes, value, self.source)
-            except Exception as error:
-                broken = error
-                continue
-            evidence = RegionEvidence(
-                name_of(fold, self.written),
-                tuple(node.operation for node in fold.nodes),
-                original,
-                folded,
-                magnitude,
-                max(peak, *(float(np.abs(array).max(initial=0.0)) for array in inputs.values())),
-                _longest(fold, weights.values()),
-                FLOATS[scope.types[value].elem_type],
-                _slack(fold),
+    def name_of(self, value: str) -> str:
+        return self.written.emitted[value][-1].name
+
+
+@dataclass(eq=False)
+class _Region:
+    """The original nodes of a fold, in order, beside those that replace them, and the widened weights of both."""
+
+    bench: _Bench
+    fold: Fold
+    scope: Scope
+    value: str
+    places: dict[tuple[tuple[int, ...], ...], Examples] = field(default_factory=dict)
+
+    @cached_property
+    def roots(self) -> dict[str, str]:
+        """What the region reads: its names in the scope and in the neutral graph."""
+        return {root.removeprefix(self.scope.prefix): root for root in self.fold.form}
+
+    @cached_property
+    def nodes(self) -> list[NodeProto]:
+        return _region(self.value, self.scope, set(self.roots), self.bench.constants, self.bench.order)
+
+    @property
+    def new(self) -> Sequence[NodeProto]:
+        """The nodes that replace it."""
+        return self.bench.written.emitted[self.fold.value]
+
+    @cached_property
+    def read(self) -> list[str]:
+        """The weights that the new nodes read."""
+        return list(dict.fromkeys(name for node in self.new for name in node.input if name in self.bench.stored and name not in self.roots))
+
+    @cached_property
+    def asked(self) -> list[str]:
+        """What else the new nodes read: sizes, that the region works out or that are constant."""
+        made = {name for node in self.new for name in node.output}
+        known = {*self.read, *self.roots, *made}
+        return list(dict.fromkeys(name for node in self.new for name in node.input if name and name not in known))
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """What the region asks the shape or the type of and does not make."""
+        made = {name for node in self.nodes for name in node.output} | set(self.roots)
+        names = dict.fromkeys(name for node in self.nodes for name in node.input if name and name not in made)
+        return [name for name in names if not self.bench.constants.has(name, self.scope)]
+
+    @cached_property
+    def examples(self) -> Shapes:
+        return {root: self.bench.graph.values[root].example for root in self.fold.form}
+
+    @cached_property
+    def trials(self) -> Trials:
+        """The sizes to run it at."""
+        if not self.measured and not any(as_moved(mapped).steps for mapped in self.fold.form.values()):
+            return sizes_of(self.bench.graph, self.fold.value, self.fold.form, self.fold.nodes)
+        others = []
+        for examples in self.bench.elsewhere.examples():
+            changed = {root: examples.get(root) for root in self.fold.form}
+            known = {root: shape for root, shape in changed.items() if shape is not None and math.prod(shape) <= LARGEST}
+            if len(known) == len(changed) and all(self.scope.key(name) in examples for name in self.measured):
+                self.places.setdefault(tuple(known.values()), examples)
+                others.append((known,))
+        return Trials(self.examples, tuple(others), [(root, self.bench.graph.values[root].shape) for root in self.fold.form])
+
+    @cached_property
+    def key(self) -> object:
+        """Equal for regions that have the same operators and arguments on both sides and try the same sizes, whatever their numbers."""
+        return repr(
+            (
+                self._told(self.nodes, {}),
+                self._told(self.new, self.bench.stored),
+                self.trials.spatial,
+                self.scope.types[self.value].elem_type,
             )
-            if original.shape == folded.shape:
-                break
-        if evidence is None and broken is not None:
-            raise does_not_run(name_of(fold, self.written), broken) from broken
+        )
+
+    def prove(self, like: str | None) -> RegionEvidence:
+        """Run it both ways at the smallest size with both borders and a middle, and at all others unless those of `like` stand for them."""
+        constants, scope, source = self.bench.constants, self.scope, self.bench.source
+        constant = {name: constants.value(name, scope) for name in _constants_of(self.nodes, scope, constants)}
+        stored = {name: self.bench.kernel(name) for name in self.read}
+        weights, folded_weights = _widened(constant, self.nodes), _widened(stored, self.new)
+        sizes = {name: _by_size(array, stored[name].dtype) for name, array in folded_weights.items()}
+        known = {name: np.asarray(constants.value(name, scope)) for name in self.asked if constants.has(name, scope)}
+        told: list[Exception] = []
+        length, slack = _longest(self.fold, weights.values()), _slack(self.fold)
+        name, operations = self.bench.name_of(self.fold.value), tuple(node.operation for node in self.fold.nodes)
+
+        def run(shapes: Shapes) -> RegionEvidence | None:
+            random = np.random.default_rng(self.bench.seed)
+            inputs = {name: random.standard_normal(shapes[root]) for name, root in self.roots.items()}
+            feeds = {**inputs, **weights, **self._stand_ins(shapes)}
+            try:
+                original, way = _run(self.nodes, feeds, self.value, source)
+                worked_out = _worked_out(self.asked, self.nodes, feeds, source)
+            except Exception as error:  # the evaluator's operators raise what they like
+                told.append(error)
+                return None
+            given = {**inputs, **known, **worked_out}
+            try:
+                folded, _ = _run(self.new, {**given, **folded_weights}, self.value, source)
+                by_size = {one: np.abs(feed) if feed.dtype.kind == "f" else feed for one, feed in given.items()}
+                magnitude, _ = _run(_absolute(self.new), {**by_size, **sizes}, self.value, source)
+            except Exception as error:
+                if not all(one.size for one in way):  # nothing is left of a value between, and the folded region says so
+                    return None
+                raise does_not_run(name, error) from error
+            peak = max((float(np.abs(one).max(initial=0.0)) for one in (*way, *inputs.values())), default=0.0)
+            return RegionEvidence(
+                name, operations, original, folded, magnitude, peak, length, FLOATS[scope.types[self.value].elem_type], slack,
+                tuple(shapes.values()), like=like,
+            )  # fmt: skip
+
+        evidence = run_trials(run, (self.trials.base, self.examples), self.trials.others if like is None else ())
         if evidence is None:
             raise FoldError(
-                f"the region of {fold.value} does not run in the ONNX reference evaluator ({failure}); fold with verify=False"
-            ) from failure
+                f"the region of {self.fold.value} does not run in the ONNX reference evaluator ({told[-1]}); fold with verify=False"
+            ) from told[-1]
         return evidence
+
+    def _stand_ins(self, shapes: Shapes) -> dict[str, Array]:
+        """Zeros for what the region only asks the shape or the type of."""
+        examples = self.places.get(tuple(shapes.values()), {})
+        return {name: stand_in(self.scope.typed(name), examples.get(self.scope.key(name))) for name in self.measured}
+
+    def _told(self, nodes: Sequence[NodeProto], stored: Mapping[str, TensorProto]) -> list[object]:
+        """Nodes by their operators and arguments: values of theirs by their places, constants by what operators may hang on."""
+        places = {name: position for position, name in enumerate((*self.roots, *(name for node in nodes for name in node.output if name)))}
+        told: list[object] = []
+        for node in nodes:
+            read = [places[name] if name in places else self._described(name, node, stored.get(name)) for name in node.input]
+            attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
+            told.append((node.domain, node.op_type, read, attributes, len(node.output)))
+        return told
+
+    def _described(self, name: str, node: NodeProto, tensor: TensorProto | None) -> object:
+        constants = self.bench.constants
+        if tensor is not None:
+            shape, is_float = tuple(tensor.dims), tensor.data_type in FLOATS
+        elif name and constants.has(name, self.scope) and (typed := self.scope.typed(name)) is not None:
+            shape, is_float = typed.example, typed.elem_type in FLOATS
+        else:
+            return name
+        if is_float and node.op_type in WEIGHED:
+            return tuple(min(size, 2) if axis < 2 else size for axis, size in enumerate(shape))
+        if math.prod(shape) > SPELT:
+            return name
+        return (self.bench.written.tensors.array(tensor) if tensor is not None else constants.value(name, self.scope)).tolist()
 
 
 def _slack(fold: Fold) -> Array:
@@ -141,12 +265,11 @@ def name_of(fold: Fold, written: Written) -> str:
     return written.emitted[fold.value][-1].name
 
 
-def _run(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], value: str, source: Source) -> tuple[Array, float]:
-    """The value, and the largest number on the way."""
+def _run(nodes: Sequence[NodeProto], feeds: Mapping[str, Array], value: str, source: Source) -> tuple[Array, list[Array]]:
+    """The value, and all that was worked out on the way to it."""
     names = [name for node in nodes for name in (node.output if node.op_type == "Split" else node.output[:1]) if name]
-    results = evaluate(nodes, feeds, names, source.skeleton)
-    peak = max((float(np.abs(result).max(initial=0.0)) for result in results), default=0.0)
-    return np.asarray(results[names.index(value)]), peak
+    results = [np.asarray(result) for result in evaluate(nodes, feeds, names, source.skeleton)]
+    return results[names.index(value)], results
 
 
 def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mapping[str, Array], source: Source) -> dict[str, Array]:
@@ -156,16 +279,21 @@ def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mappin
     return dict(zip(wanted, evaluate(region, feeds, wanted, source.skeleton), strict=True)) if wanted else {}
 
 
-def _size(feed: Array, stored: Array | None) -> Array:
-    """Numbers by their size, and a weight, as it is `stored`, by that which its rounding is measured by.
+def _widened(arrays: Mapping[str, Array], nodes: Sequence[NodeProto]) -> dict[str, Array]:
+    """Arrays in float64, but for those that are only kernels of convolutions, which widen them as they go."""
+    read = {name for node in nodes for place, name in enumerate(node.input) if node.op_type != "Conv" or place != 1}
+    return {name: widened(array) if name in read else array for name, array in arrays.items()}
+
+
+def _by_size(weight: Array, stored: np.dtype[Any]) -> Array:
+    """A weight by that which its rounding is measured by.
 
     What lies below the smallest normal number of a type is rounded as that number is.
     """
-    if feed.dtype.kind != "f":
-        return feed
-    size: Array = np.abs(feed)
-    if stored is not None:
-        size += float(ml_dtypes.finfo(stored.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+    if weight.dtype.kind not in "fV":
+        return weight
+    size: Array = np.abs(weight)
+    size += np.asarray(ml_dtypes.finfo(stored).smallest_normal, size.dtype)  # type: ignore[no-untyped-call]
     return size
 
 
@@ -225,47 +353,6 @@ def _is_float(name: str, scope: Scope) -> bool:
     return typed is not None and typed.elem_type in FLOATS
 
 
-def _measured(region: Sequence[NodeProto], roots: set[str], scope: Scope, constants: Constants) -> dict[str, Array]:
-    """Zeros for what the region asks the shape or the type of and does not make, at the sizes of the example."""
-    made = {name for node in region for name in node.output} | roots
-    names = {name for node in region for name in node.input if name and name not in made and not constants.has(name, scope)}
-    return {name: stand_in(scope.typed(name)) for name in names}
-
-
 def _constants_of(region: Sequence[NodeProto], scope: Scope, constants: Constants) -> list[str]:
     names = dict.fromkeys(name for node in region for name in node.input if name)
     return [name for name in names if constants.has(name, scope)]
-
-
-def _small_shapes(graph: Graph, fold: Fold) -> Shapes:
-    """Shapes of the roots at the smallest output that has both borders and a middle, congruent to fixed sizes modulo the strides."""
-    output = graph.values[fold.value]
-    stencils = [mapped.stencil for mapped in fold.form.values() if not isinstance(mapped, Scalar)]
-    rank = max((stencil.rank for stencil in stencils), default=0)
-    lead = len(output.example) - rank - 1
-    wanted = []
-    for axis in range(rank):
-        windows = [stencil.windows[axis] for stencil in stencils]
-        borders = max(math.ceil(max(0, w.before) / w.stride) + math.ceil(max(0, w.after) / w.stride) for w in windows)
-        middle = max(w.upsample for w in windows) + 1
-        wanted.append(_at_most(output, lead + 1 + axis, borders + middle))
-    shapes = {}
-    for root, mapped in fold.form.items():
-        value = graph.values[root]
-        if isinstance(mapped, Scalar):
-            shapes[root] = (*[1] * lead, *value.example[lead : len(value.example) - rank], *wanted)
-            continue
-        sizes = []
-        for axis, window in enumerate(mapped.stencil.windows):
-            position = lead + 1 + axis
-            fixed = value.shape[position]
-            rest = 0 if fixed is None else (window.places(fixed) + window.excess) % window.stride
-            places = window.stride * (wanted[axis] - 1) - window.excess + rest
-            sizes.append(max(1, _at_most(value, position, -(-(places - 1) // window.upsample) + 1)))
-        shapes[root] = (*[1] * lead, mapped.stencil.in_channels, *sizes)
-    return shapes
-
-
-def _at_most(value: Value, axis: int, size: int) -> int:
-    fixed = value.shape[axis]
-    return size if fixed is None else min(fixed, size)

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
+from onnx.reference.ops.op_conv import Conv as StandardConv
 
 from refold.dialects.onnx._tensors import Array
 from refold.geometry import same_padding
+
+BLOCK = 1 << 17
+"""Numbers of a kernel that are widened at a time: 1 MiB of float64, which stays in a cache."""
 
 
 class BatchNormalization(BatchNormalization_14):
@@ -95,6 +99,40 @@ class ConvTranspose(OpRun):
         return halves if convention == "SAME_UPPER" else [(after, before) for before, after in halves]
 
 
+class Conv(StandardConv):
+    """Convolution as the reference evaluator has it; a kernel of a narrower type than x is widened a few output channels at a time.
+
+    So a large kernel is read once and takes no room: in float64 it would be written, and read again, far from the processor.
+    """
+
+    op_domain = ""
+
+    def _run(self, x: Any, kernel: Any, bias: Any = None, **given: Any) -> Any:  # type: ignore[override]
+        if (
+            kernel.dtype == x.dtype
+            or kernel.size <= BLOCK
+            or (given.get("group") or 1) > 1
+            or given.get("auto_pad") not in (None, "NOTSET")
+        ):
+            return super()._run(x, kernel.astype(x.dtype, copy=False), bias, **given)  # type: ignore[no-untyped-call]
+        rank = x.ndim - 2
+        pads, strides = given.get("pads") or [0] * 2 * rank, given.get("strides") or [1] * rank
+        dilations = given.get("dilations") or [1] * rank
+        padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+        spans = [dilation * (taps - 1) + 1 for dilation, taps in zip(dilations, kernel.shape[2:], strict=True)]
+        windows: Any = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, x.ndim)))
+        windows = windows[(..., *(slice(None, None, step) for step in (*strides, *dilations)))]
+        places = windows.shape[2 : 2 + rank]
+        columns = np.moveaxis(windows, (1, *range(2 + rank, 2 + 2 * rank)), range(1 + rank)).reshape(kernel[0].size, -1)
+        rows = kernel.reshape(len(kernel), -1)
+        result = np.empty((len(kernel), columns.shape[1]), x.dtype)
+        step = max(1, BLOCK // rows.shape[1])
+        for start in range(0, len(rows), step):
+            np.matmul(rows[start : start + step].astype(x.dtype), columns, out=result[start : start + step])
+        y = np.moveaxis(result.reshape(len(kernel), len(x), *places), 0, 1)
+        return (y if bias is None else y + bias.reshape(-1, *[1] * rank),)
+
+
 class AveragePool(OpRun):
     """The mean of each window: of what lies in the input, or in its padding as well; never of what lies beyond."""
 
@@ -133,7 +171,7 @@ class AveragePool(OpRun):
         return ((total / weight).astype(x.dtype),)
 
 
-OWN = (Pad, Unsqueeze, ConvTranspose, AveragePool)
+OWN = (Pad, Unsqueeze, Conv, ConvTranspose, AveragePool)
 
 
 def own_operators(opset: int) -> list[type[OpRun]]:
