@@ -26,7 +26,7 @@ FLOORS = (
     {"plan"},
     {"dialects.*"},
     {"certificates", "datasets", "drawing", "models", "report"},  # files, and what is said of a fold, for the verbs
-    {"page", "saving"},
+    {"attestation", "page", "saving"},
     {"agreement", "bench", "expand", "folding", "locate"},
     {"quantization", "recheck"},  # what takes several verbs
     {"terminal"},

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 
 from refold.dialects import is_onnx
 from refold.errors import FoldError, VerificationError
-from refold.files import Switch, digest_of, standing
+from refold.files import Switch, digest_of, locked, standing
 from refold.verification import Certificate
 
 FORMAT = "refold certificate 1"
@@ -203,21 +204,15 @@ def find(output: Path, given: Path | None = None) -> tuple[str, dict[str, Any]] 
 def demand(output: Path, given: Path | None = None) -> tuple[str, dict[str, Any]] | None:
     """The certificate of a file as `find` finds it, which the file and the data beside it satisfy as `demand_file` demands.
 
-    Where another process replaces both in this very moment, they are read once more.
+    Where they do not agree, they are looked at once more while no other process of refold may replace them.
     """
-    place = given or beside(output)
-    before = _bytes_of(place)
-    while True:
-        try:
-            found = find(output, given)
-            if found is not None:
-                demand_file(found, output)
-            return found
-        except VerificationError:
-            now = _bytes_of(place)
-            if now == before:
-                raise
-            before = now
+    try:
+        return _demanded(output, given)
+    except VerificationError:
+        with ExitStack() as stack:
+            with suppress(OSError):  # a folder that cannot be locked is looked at as it is
+                stack.enter_context(locked(output.parent))
+            return _demanded(output, given)
 
 
 def demand_file(found: tuple[str, Mapping[str, Any]], output: Path) -> None:
@@ -272,11 +267,11 @@ def _text_of(switch: Switch, output: Path, place: Path) -> str | None:
     return side.certificate
 
 
-def _bytes_of(place: Path) -> bytes | None:
-    try:
-        return place.read_bytes()
-    except OSError:
-        return None
+def _demanded(output: Path, given: Path | None) -> tuple[str, dict[str, Any]] | None:
+    found = find(output, given)
+    if found is not None:
+        demand_file(found, output)
+    return found
 
 
 def _text_within(output: Path) -> str | None:

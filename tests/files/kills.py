@@ -67,8 +67,8 @@ def make_case(title: str, room: Path) -> Case:
     folder = room / "template"
     folder.mkdir()
     if before is not None:
-        _fold(before, room, 1).save(folder / name)
-    result = _fold(after, room, 2)
+        fold(before, room, 1).save(folder / name)
+    result = fold(after, room, 2)
     (room / "after").mkdir()
     result.save(room / "after" / name)
     case = Case(folder, name, result, whole(folder / name), whole(room / "after" / name))
@@ -153,7 +153,7 @@ def copied(case: Case, room: Path) -> Path:
     return folder
 
 
-def _fold(kind: str, room: Path, seed: int) -> FoldResult:
+def fold(kind: str, room: Path, seed: int) -> FoldResult:
     if kind in ("pt2", "safetensors"):
         import torch
         from torch import nn

@@ -22,9 +22,9 @@ pytestmark = [
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export a program once, not in every process that is killed."""
     from refold.dialects.aten import _save
+    from refold.dialects.aten._trace import export
 
-    _save_export = _save.export
-    real = functools.cache(lambda model, args: _save_export(model, args, {}))
+    real = functools.cache(lambda model, args: export(model, args, {}))
     monkeypatch.setattr(_save, "export", lambda model, args, kwargs: real(model, args))
 
 
@@ -37,8 +37,6 @@ def test_killed_at_every_call(title: str, tmp_path: Path, once: None) -> None:
 @pytest.mark.parametrize("step", ["certificate", "data"])
 def test_another_order_is_found(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle can object: without the certificate of both, or with data under the old name, kills show."""
-    from refold.files import _switch
-
     case = kills.make_case("external over external", tmp_path)
     real = os.replace
 
@@ -50,5 +48,5 @@ def test_another_order_is_found(step: str, tmp_path: Path, monkeypatch: pytest.M
             real(old, tmp_path / "away")
         real(source, target)
 
-    monkeypatch.setattr(_switch.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     assert kills.at_every_call(case, tmp_path, first=True)
