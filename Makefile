@@ -19,6 +19,7 @@ help: ## list what can be made
 	echo "make lint     lint and type check only"
 	echo "make format   format the code and apply the linter's safe fixes"
 	echo "make bench    run the benchmarks and print their ratios"
+	echo "make kills    kill saves at every call that changes a file and 300 times at random (a few minutes)"
 	echo "make movielens   next-item recommendation: full attention against segments (about half an hour)"
 	echo "make clean    remove .venv, caches and build artefacts"
 
@@ -52,6 +53,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+.PHONY: kills
+kills: $(STAMP)
+	$(BIN)/python -m tests.files.kills $(SEED)
 
 movielens: $(STAMP)
 	$(BIN)/python -m examples.movielens

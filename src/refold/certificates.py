@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 
 from refold.dialects import is_onnx
 from refold.errors import FoldError, VerificationError
+from refold.files import Switch, digest_of, locked, standing
 from refold.verification import Certificate
 
 FORMAT = "refold certificate 1"
@@ -123,11 +125,11 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**bare, "sha256": hashlib.sha256(_canonical(bare)).hexdigest()}
 
 
-def write_with(output: Path, proof: Proof, put: Callable[[Path, Callable[[Iterable[Tensor]], str]], None]) -> None:
-    """Write an output by `put` and its certificate beside it.
+def write_with(output: Path, proof: Proof, put: Callable[[Path, Callable[[Iterable[Tensor]], str]], None]) -> tuple[str, dict[str, str]]:
+    """Write an output by `put`; the text of the certificate to lay beside it, and the digests of the files that were written.
 
     `put` is given the file and a function that makes the text to lay inside it from the weights that it will hold; it calls that once.
-    The certificate beside the file knows the bytes of the file too, which the text within cannot.
+    The certificate beside the file knows the bytes of the file too, which the text within cannot. The folder holds nothing else.
     """
     made: list[dict[str, Any]] = []
 
@@ -138,14 +140,18 @@ def write_with(output: Path, proof: Proof, put: Callable[[Path, Callable[[Iterab
     put(output, text_for)
     (content,) = made
     companions = sorted(one for one in output.parent.iterdir() if one != output)
-    content["output"]["files"] = {one.name: hash_file(one) for one in (output, *companions)}
-    beside(output).write_text(f"{dump(seal(content))}\n", encoding="utf-8")
+    digests = {one.name: digest_of(one) for one in (output, *companions)}
+    content["output"]["files"] = digests
+    return f"{dump(seal(content))}\n", digests
 
 
-def hash_file(path: Path) -> str:
-    """The hash over all bytes of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def stated_files(text: str, name: str) -> dict[str, str] | None:
+    """The digests in the text of a certificate of a file of this name; None where it is damaged, or of another."""
+    try:
+        output = load(text, name)["output"]
+        return dict(output["files"]) if output["name"] == name else None
+    except (VerificationError, KeyError, TypeError, ValueError):
+        return None
 
 
 def dump(content: Mapping[str, Any]) -> str:
@@ -176,18 +182,37 @@ def load(text: str | bytes, name: str) -> dict[str, Any]:
 def find(output: Path, given: Path | None = None) -> tuple[str, dict[str, Any]] | None:
     """The certificate of a file and where it was found: the one given, the one beside the file, the one within, or None.
 
-    A certificate beside the file that is of a file of another name is passed over where the file holds its own.
+    A certificate beside the file that is of a file of another name is passed over where the file holds its own. One that was left while
+    one file replaced another counts for whichever of the two stands, as a whole.
+
+    Raises `VerificationError` where it is not a certificate, was changed, or the files are a mixture of those two.
     """
     place = given or beside(output)
     try:
-        text = place.read_bytes() if given is not None or place.exists() else None
+        text: bytes | str | None = place.read_bytes() if given is not None or place.exists() else None
     except OSError as error:
         raise FoldError(f"cannot read the certificate {place}: {error.strerror or error}; name a file that exists") from error
+    if isinstance(text, bytes) and (switch := Switch.parse(text)) is not None:
+        text = _text_of(switch, output, place)
     outside = None if text is None else (str(place), load(text, str(place)))
     if outside is not None and (given is not None or outside[1]["output"]["name"] == output.name):
         return outside
     inside = _text_within(output)
     return outside if inside is None else (f"the certificate in {output}", load(inside, f"the certificate in {output}"))
+
+
+def demand(output: Path, given: Path | None = None) -> tuple[str, dict[str, Any]] | None:
+    """The certificate of a file as `find` finds it, which the file and the data beside it satisfy as `demand_file` demands.
+
+    Where they do not agree, they are looked at once more while no other process of refold may replace them.
+    """
+    try:
+        return _demanded(output, given)
+    except VerificationError:
+        with ExitStack() as stack:
+            with suppress(OSError):  # a folder that cannot be locked is looked at as it is
+                stack.enter_context(locked(output.parent))
+            return _demanded(output, given)
 
 
 def demand_file(found: tuple[str, Mapping[str, Any]], output: Path) -> None:
@@ -199,7 +224,7 @@ def demand_file(found: tuple[str, Mapping[str, Any]], output: Path) -> None:
     certified = content["output"]["name"]
     for one, expected in files.items():
         place = output if one == certified else output.with_name(one)
-        actual = hash_file(place) if place.exists() else "nothing"
+        actual = digest_of(place) if place.exists() else "nothing"
         if actual != expected:
             raise VerificationError(
                 f"{place} is not the file that {name} was written for ({one}): its sha256 is {actual[:12]}… where {expected[:12]}… was "
@@ -227,6 +252,26 @@ def summarized(found: tuple[str, Mapping[str, Any]]) -> str:
     worst = max((region["ratio"] for region in regions), default=0.0)
     runtime = ", ".join(f"{one} {versions[one]}" for one in ("refold", "torch", "onnxruntime") if one in versions)
     return f"{name}: these are the weights that were certified; {len(regions)} regions, the worst at {worst:.2g} of its bound ({runtime})"
+
+
+def _text_of(switch: Switch, output: Path, place: Path) -> str | None:
+    """The text of the certificate that counts while one file replaces another."""
+    if output.name != switch.model:
+        return switch.old.certificate or switch.new.certificate
+    side = standing(output.parent, switch)
+    if side is None:
+        raise VerificationError(
+            f"{output} and the data beside it are neither those that stood when {place} was written nor those that were to replace them; "
+            "take either with all of its files, or fold anew"
+        )
+    return side.certificate
+
+
+def _demanded(output: Path, given: Path | None) -> tuple[str, dict[str, Any]] | None:
+    found = find(output, given)
+    if found is not None:
+        demand_file(found, output)
+    return found
 
 
 def _text_within(output: Path) -> str | None:

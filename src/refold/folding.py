@@ -12,15 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from refold.artifacts import files_of, replacing
 from refold.census import Census
-from refold.certificates import Proof, Tensor, beside, hash_weights, write_with
+from refold.certificates import Proof, Tensor, beside, hash_weights
 from refold.dialects import is_onnx
 from refold.drawing import Drawing, draw
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
 from refold.report import FoldRecord, Report, counted, origin
+from refold.saving import files_of, save
 from refold.verification import SEED, Certificate, OutputEvidence, RegionEvidence, SizeEvidence, certify, demand
 
 
@@ -113,19 +113,14 @@ class FoldResult:
     def save(self, path: str | os.PathLike[str], *, in_place: bool = False) -> Path:
         """Write the folded network, atomically; the ending says how: `.pt2`, `.onnx` or `.safetensors` (weights alone).
 
-        An ONNX model whose weights lie beside it is written with its weights beside it, in `<name>.data`. The original's own files are
-        replaced only where `in_place` says so. What was verified has its certificate beside it, in `<stem>.certificate.json`, and within
-        a `.pt2` (among the extra files) or `.onnx` (in the metadata) another, both under `refold.certificate`.
+        An ONNX model whose weights lie beside it is written with its weights beside it, in `<name>.<hash of them>.data`. The original's own
+        files are replaced only where `in_place` says so. What was verified has its certificate beside it, in `<stem>.certificate.json`, and
+        within a `.pt2` (among the extra files) or `.onnx` (in the metadata) another, both under `refold.certificate`. A model that stood
+        there before goes with its data and its certificate; at every moment the old stands or the new, whole, whenever the process ends.
 
         Raises `FoldError` where the ending is another or the file cannot be written.
         """
-        place = Path(path)
-        with replacing(place, protected=() if in_place else self.files) as draft:
-            if self.proof is None:
-                self.deployed.save(draft, _kind(place))
-            else:
-                write_with(draft, self.proof, self._put)
-        return place
+        return save(Path(path), self._put, self.proof, protected=() if in_place else self.files)
 
     def save_report(
         self,
@@ -156,8 +151,8 @@ class FoldResult:
             certificate = json.loads(beside(saved).read_text(encoding="utf-8"))
         return write_page(path, facts, self.drawing, certificate)
 
-    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str]) -> None:
-        if _kind(draft) != "onnx":
+    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str] | None) -> None:
+        if text_for is None or _kind(draft) != "onnx":
             self.deployed.save(draft, _kind(draft), text_for)
             return
         self.deployed.save(draft, "onnx")

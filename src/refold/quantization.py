@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refold.agreement import Agreement, measure_agreement
-from refold.artifacts import replacing
 from refold.datasets import Batch, Dataset
 from refold.errors import FoldError
 from refold.folding import FoldResult, fold
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold
+from refold.saving import save
 
 LEVELS = 127
 """Steps of symmetric int8 on either side of zero."""
@@ -204,21 +204,24 @@ def quantize(model: Path, path: Path, batches: Iterable[Batch]) -> Path:
         samples += len(next(iter(chosen[-1].values())))
         if samples >= CALIBRATION:
             break
-    with replacing(path) as draft, _quiet():
+
+    def write(draft: Path, _: object) -> None:
         try:
-            quantize_static(
-                str(model),
-                str(draft),
-                _Reader(chosen),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-            )
+            with _quiet():
+                quantize_static(
+                    str(model),
+                    str(draft),
+                    _Reader(chosen),
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=True,
+                    activation_type=QuantType.QInt8,
+                    weight_type=QuantType.QInt8,
+                )
         except Exception as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FoldError(f"ONNX Runtime cannot quantize the folded model: {said}; give samples of the shapes that it takes") from error
-    return path
+
+    return save(path, write)
 
 
 class _Reader:

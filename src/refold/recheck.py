@@ -9,7 +9,7 @@ from typing import Any
 
 from refold import folding
 from refold.agreement import Agreement, as_inputs, channels_of, measure_agreement
-from refold.certificates import demand_file, demand_weights, find, summarized, weights_of
+from refold.certificates import demand, demand_weights, summarized, weights_of
 from refold.datasets import Dataset
 from refold.errors import FoldError
 from refold.locate import Departure, locate
@@ -105,9 +105,7 @@ def read_pair(
         raise FoldError(f"{folded} is not a file, so no certificate can be of it; give the file that was certified")
     found = None
     if certified and file is not None and file.exists():
-        found = find(file, certificate)
-        if found is not None:
-            demand_file(found, file)
+        found = demand(file, certificate)
     first, second = read_model(original, weights), read_model(folded, folded_weights)
     if found is not None:
         say("hashing weights")

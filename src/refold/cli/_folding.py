@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from refold.artifacts import files_of
 from refold.cli._files import check_output, check_report, read
 from refold.cli._options import model_options, output_options
 from refold.cli._program import WORK_FOUND, main
 from refold.report import count
+from refold.saving import files_of
 from refold.terminal import explanation, print_json, progress
 
 

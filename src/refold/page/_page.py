@@ -14,9 +14,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from refold.artifacts import replacing
 from refold.drawing import Box, Drawing
 from refold.errors import FoldError
+from refold.files import replacing
 from refold.page._numbers import in_bytes, milliseconds, rounded, share, short
 from refold.report import ROWS, count, counted
 

@@ -2,6 +2,7 @@
 
 from refold.dialects.onnx._alone import called_nodes, nodes_alone
 from refold.dialects.onnx._annotate import annotate, annotation, weights
+from refold.dialects.onnx._load import data_names
 from refold.dialects.onnx._model import OnnxDeployed, OnnxModel, compare
 from refold.dialects.onnx._stated import as_file, feeds_for
 from refold.dialects.onnx._stream import as_inputs, channels, runner
@@ -17,6 +18,7 @@ __all__ = [
     "called_nodes",
     "channels",
     "compare",
+    "data_names",
     "feeds_for",
     "nodes_alone",
     "runner",

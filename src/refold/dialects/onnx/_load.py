@@ -67,6 +67,19 @@ def load(model: Any) -> Source:
     raise FoldError(f"a {type(model).__name__} is not an ONNX model; give a path, an onnx.ModelProto or an onnx_ir.Model")
 
 
+def data_names(path: Path) -> tuple[str, ...]:
+    """The files of data that an ONNX file refers to, as it spells them; none where it cannot be read.
+
+    It need be neither valid nor complete.
+    """
+    try:
+        skeleton = ModelProto.FromString(Splitter(mapped(path), Tensors().token).skeleton())
+    except (OSError, ValueError, DecodeError, RecursionError):
+        return ()
+    external = (tensor for tensor in every_tensor(skeleton) if tensor.data_location == TensorProto.EXTERNAL)
+    return tuple(dict.fromkeys(entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"))
+
+
 def graphs_of(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
     """The graphs that a node holds, with a label each."""
     for attribute in node.attribute:

@@ -184,7 +184,7 @@ class OnnxDeployed:
         """
         if kind != "onnx":
             raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
-        save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external)
+        save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external, by_content=True)
 
 
 def _taken_as_one(written: Written) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +22,15 @@ WORKERS = 2
 IN_FLIGHT = 1 << 26
 """Bytes of tensors that may be worked out ahead of writing."""
 PAGE = 4096
+DIGITS = 16
+"""Digits of the hash that a name holds; a certificate holds them all."""
 
 
-def save(skeleton: ModelProto, tensors: Tensors, path: Path, *, external: bool) -> None:
-    """Write the model to a new file, with its tensors in `<name>.data` beside it where it is `external` or larger than a message may be."""
+def save(skeleton: ModelProto, tensors: Tensors, path: Path, *, external: bool, by_content: bool = False) -> None:
+    """Write the model to a new file, with its tensors beside it where it is `external` or larger than a message may be.
+
+    They lie in `<name>.data`; `by_content` in `<name>.<hash>.data`, so that no two models of a name share data that differs.
+    """
     external = external or sum(payload.nbytes for payload in _used(skeleton, tensors)) + skeleton.ByteSize() > LIMIT
     if not external:
         with path.open("wb", buffering=0) as file:
@@ -34,6 +40,7 @@ def save(skeleton: ModelProto, tensors: Tensors, path: Path, *, external: bool) 
     placed.CopyFrom(skeleton)
     data = path.with_name(f"{path.name}.data")
     pieces: list[bytes | int] = []
+    places: list[tuple[TensorProto, int, int]] = []
     offset = 0
     for tensor in every_tensor(placed):
         payload = tensors.payload(tensor)
@@ -41,12 +48,15 @@ def save(skeleton: ModelProto, tensors: Tensors, path: Path, *, external: bool) 
             continue
         padding = -offset % (PAGE if payload.nbytes >= PAGE else 64)
         offset += padding
-        number = int.from_bytes(tensor.raw_data[-8:], "little")
-        pieces += [bytes(padding), number]
-        _refer(tensor, data.name, offset, payload.nbytes)
+        pieces += [bytes(padding), int.from_bytes(tensor.raw_data[-8:], "little")]
+        places.append((tensor, offset, payload.nbytes))
         offset += payload.nbytes
     with data.open("wb", buffering=0) as file:
-        _write(file, pieces, tensors)
+        digest = _write(file, pieces, tensors, hashed=by_content)
+    if by_content:
+        data = data.rename(path.with_name(f"{path.name}.{digest[:DIGITS]}.data"))
+    for tensor, start, length in places:
+        _refer(tensor, data.name, start, length)
     path.write_bytes(placed.SerializeToString())
 
 
@@ -76,12 +86,17 @@ def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None
         tensor.external_data.append(StringStringEntryProto(key=key, value=value))
 
 
-def _write(file: BinaryIO | io.RawIOBase, pieces: Sequence[bytes | int], tensors: Tensors) -> None:
+def _write(file: BinaryIO | io.RawIOBase, pieces: Sequence[bytes | int], tensors: Tensors, *, hashed: bool = False) -> str:
+    """Write the pieces; the sha256 of them all where it is asked for, else nothing."""
+    hasher = hashlib.sha256()
     for view in _ahead(pieces, tensors):
         left = memoryview(view)
+        if hashed:
+            hasher.update(left)
         while left:  # an unbuffered file may take a part at a time
             written = file.write(left)
             left = left[written:]
+    return hasher.hexdigest() if hashed else ""
 
 
 def _ahead(pieces: Iterable[bytes | int], tensors: Tensors) -> Iterator[bytes | memoryview]:

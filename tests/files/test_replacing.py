@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from refold.artifacts import files_of, replacing
 from refold.errors import FoldError
+from refold.files import replacing
 
 
 def failing(number: int) -> Any:
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_leaves_the_old_file_whole(place: Path, monkeypatch: p
 @pytest.mark.skipif(sys.platform == "win32", reason="a limit on the size of files stands in for a full disk")
 def test_a_write_that_no_longer_fits_leaves_the_old_file_whole(place: Path) -> None:
     code = (
-        "import resource, sys; from refold.artifacts import files_of, replacing\n"
+        "import resource, sys; from refold.files import replacing\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "with replacing(sys.argv[1]) as draft: draft.write_bytes(bytes(2000))"
     )
@@ -94,11 +94,3 @@ def test_the_folder_must_be_writable(place: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tempfile, "mkdtemp", failing(errno.EACCES))
     with pytest.raises(FoldError, match="Permission denied; choose a folder that exists and can be written"), replacing(place):
         pass
-
-
-def test_the_weights_beside_a_model_are_among_its_files(tmp_path: Path) -> None:
-    model, data = tmp_path / "deploy.onnx", tmp_path / "deploy.onnx.data"
-    assert files_of(model) == [model]
-    data.touch()
-    assert files_of(model) == [model, data]
-    assert files_of(tmp_path / "deploy.pt2") == [tmp_path / "deploy.pt2"]
