@@ -114,6 +114,7 @@ def compose(proof: Proof, file: str, weights: Weights) -> dict[str, Any]:
                 }
                 for one in certificate.outputs
             ],
+            "sizes": [{**asdict(one), "shapes": {name: list(shape) for name, shape in one.shapes.items()}} for one in certificate.sizes],
             "versions": dict(certificate.versions),
         }
     )
