@@ -18,7 +18,7 @@ SOURCE = Path(refold.__file__).parent
 # Lowest first. A room is a module or a package at the top of `refold`; each file or package under `dialects` is a room of its own.
 FLOORS = (
     {"errors"},
-    {"geometry"},
+    {"geometry", "runtime"},
     {"algebra"},
     {"census", "verification"},
     {"maps", "walk"},
@@ -44,6 +44,7 @@ TORCH = {"torch"}
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
     "geometry": set(),
+    "runtime": {"ml_dtypes", "numpy", "onnxruntime", "openvino"},
     "algebra": ARRAYS,
     "census": set(),
     "verification": ARRAYS,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -18,9 +19,7 @@ from refold.dialects.onnx._save import save, size_of
 from refold.dialects.onnx._scopes import GUESSES, Scope, free_sizes, set_sizes
 from refold.dialects.onnx._tensors import FLOATS, Array, Tensors, type_name
 from refold.errors import FoldError
-
-if TYPE_CHECKING:
-    import onnxruntime
+from refold.runtime import OpenSession, RuntimeRefused, cannot_write, scratch_file
 
 Feeds = dict[str, Array]
 
@@ -34,31 +33,46 @@ PATIENCE = 400_000
 
 
 class Session:
-    """A model ready to run; `names` are its outputs."""
+    """A model ready to run, in a process of its own; `names` are its outputs, `files` those that it lies in as it is."""
 
     def __init__(self, skeleton: ModelProto, tensors: Tensors, files: tuple[Path, ...] = (), *, optimized: bool = False) -> None:
-        import onnxruntime  # its loading takes longer than many a fold, which does not need it without verification
-
         self.names = [output.name for output in skeleton.graph.output]
-        options = onnxruntime.SessionOptions()
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if optimized else levels.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        if files:
-            self._session = _open(str(files[0]), options)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            save(skeleton, tensors, path, external=size_of(skeleton, tensors) > 1 << 29)
-            self._session = _open(str(path), options)
+        self.path = files[0] if files else _written(skeleton, tensors)
+        if not files:
+            weakref.finalize(self, _remove, self.path)
+        try:
+            self._session = OpenSession(self.path, level="ORT_ENABLE_EXTENDED" if optimized else "ORT_DISABLE_ALL")
+        except RuntimeRefused as error:
+            kind = DoesNotLoad if not error.is_missing else FoldError
+            raise kind(f"ONNX Runtime does not load the model: {first_line(error)}; mend the model, or fold with verify=False") from error
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
-        """The outputs. Raises `FoldError` with the runtime's own message where it does not run."""
+        """The outputs. Raises `FoldError` with the runtime's own message where it does not run, `RuntimeDied` where it dies of it."""
         try:
-            return list(self._session.run(self.names, dict(feeds)))
-        except Exception as error:
+            return self._session.run(self.names, feeds)
+        except RuntimeRefused as error:
             shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
             raise FoldError(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
+
+
+class DoesNotLoad(FoldError):
+    """A model that ONNX Runtime takes for invalid, rather than for one that it has no kernels for."""
+
+
+def _written(skeleton: ModelProto, tensors: Tensors) -> Path:
+    path = scratch_file(".onnx")
+    try:
+        save(skeleton, tensors, path, external=size_of(skeleton, tensors) > 1 << 29)
+    except OSError as error:
+        _remove(path)
+        raise cannot_write(error) from error
+    return path
+
+
+def _remove(path: Path) -> None:
+    for one in (path, path.with_name(f"{path.name}.data")):
+        with suppress(OSError):  # where a mapped file cannot be removed, it goes with the folder
+            one.unlink(missing_ok=True)
 
 
 def given_feeds(skeleton: ModelProto, given: Any) -> list[Feeds]:
@@ -157,11 +171,3 @@ def _random(value: ValueInfoProto, shapes: Mapping[str, tuple[int, ...]], random
     # Never 0, by which a runtime that divides integers dies; wider types hold indices and masks more often than not.
     return random.integers(1, 128 if dtype.itemsize == 1 else 2, shape).astype(dtype)
 
-
-def _open(model: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise FoldError(f"ONNX Runtime does not load the model: {first_line(error)}; mend the model, or fold with verify=False") from error
