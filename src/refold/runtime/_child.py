@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import queue
 import shutil
@@ -16,26 +17,26 @@ from refold.runtime._frames import receive, send
 from refold.runtime._limits import limit_memory
 from refold.runtime._values import read_values, write_values
 
-PR_SET_PDEATHSIG = 1
+GRACE = 5.0
+"""Seconds beyond the limit that the process at the other end is given to end this one."""
 
 
-def serve(folder: str, parent: str) -> None:
-    """Answer requests from standard input on standard output until there are no more.
-
-    `folder` is removed when the process at the other end is gone. `parent` is its number, or 0 where it was another thread than its main
-    one that started this, whose end says nothing of the process.
-    """
+def serve(folder: str) -> None:
+    """Answer requests from standard input on standard output until there are no more; `folder` is removed at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a runtime prints is no answer
     limit_memory()
-    _die_with(int(parent))
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, folder), daemon=True).start()
     _load()
     while True:
         request = requests.get()
-        send(answers, _answer(request))
+        # A runtime that keeps the interpreter to itself keeps the other thread from noticing that nobody waits any more.
+        faulthandler.dump_traceback_later(GRACE + request["seconds"], exit=True)
+        answer = _answer(request)
+        faulthandler.cancel_dump_traceback_later()
+        send(answers, answer)
 
 
 def _read(requests: queue.SimpleQueue[Any], folder: str) -> None:
@@ -45,17 +46,6 @@ def _read(requests: queue.SimpleQueue[Any], folder: str) -> None:
             requests.put(request)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os._exit(0)
-
-
-def _die_with(parent: int) -> None:
-    """Let Linux end this process with its parent even where a runtime keeps the interpreter to itself."""
-    if parent == 0 or not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
         os._exit(0)
 
 
@@ -74,7 +64,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         values = read_values(request["values"], Path(request["given"]))
         answer, results = TASKS[request["task"]](request, values)
     except Exception as error:  # a runtime raises what it likes
-        return {"refused": str(error)[:4000] or type(error).__name__, "is_missing": type(error).__name__ in ("NotImplemented", "ImportError")}
+        return {
+            "refused": str(error)[:4000] or type(error).__name__,
+            "is_missing": type(error).__name__ in ("NotImplemented", "ImportError"),
+        }
     try:
         return {**answer, "values": write_values(results, Path(request["made"]))}
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from refold.errors import FoldError
@@ -19,10 +20,8 @@ def seconds() -> float:
 
 def limit_memory() -> None:
     """In the runtime's process: no more memory than the machine, or the container, has; who needs a victim takes this process first."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    except OSError:
-        pass
     allowed = _number(GIGABYTES)
     most = int(allowed * 1e9) if allowed is not None else _installed()
     if most is None:
@@ -52,10 +51,8 @@ def _number(variable: str) -> float | None:
 def _installed() -> int | None:
     """Bytes of memory of the machine, or those that a container may use where they are fewer."""
     found = []
-    try:
+    with suppress(AttributeError, ValueError, OSError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        pass
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             found.append(int(Path(name).read_text(encoding="ascii")))

@@ -50,13 +50,12 @@ class Process:
         self.number = Process._count
         folder = scratch_folder()
         self._said = folder / f"said-{self.number}.txt"
-        binds = threading.current_thread() is threading.main_thread()
-        arguments = [json.dumps([str(one) for one in sys.path]), str(folder), str(os.getpid() if binds else 0)]
+        command = [sys.executable, "-P", "-c", BOOT, json.dumps([str(one) for one in sys.path]), str(folder)]
+        environment = {**os.environ, "TMPDIR": str(folder)}  # what a runtime leaves there goes with the folder
         try:
             with self._said.open("wb") as said:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-c", BOOT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, bufsize=-1
-                )
+                pipe = subprocess.PIPE
+                self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, env=environment)
         except OSError as error:
             raise FoldError(
                 f"cannot start the process that models are run in ({sys.executable}): {error.strerror or error}; "
@@ -78,7 +77,7 @@ class Process:
         try:
             assert self._child.stdin is not None and self._child.stdout is not None  # noqa: PT018
             with suppress(OSError):  # nobody reads any more: there will be no answer either
-                send(self._child.stdin, {"task": task, **request})
+                send(self._child.stdin, {"task": task, "seconds": allowed, **request})
             answer = receive(self._child.stdout)
         except BaseException:  # Ctrl-C: what the child is at nobody waits for
             self.end()

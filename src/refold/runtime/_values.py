@@ -69,7 +69,4 @@ def _read(described: Any, data: Any) -> Any:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    try:
-        return np.dtype(name)
-    except TypeError:
-        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(getattr(ml_dtypes, name, name))

@@ -29,6 +29,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
+from refold.runtime import RuntimeDied
 from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
     try:
         runs = list(_original_runs(source))
     except FoldError as error:
-        if source._given is not None or not tolerant:
+        if source._given is not None or not tolerant or isinstance(error, RuntimeDied):
             raise
         source._notes.append(f"outputs were not compared: {error}")
         return
@@ -227,6 +228,8 @@ def _original_runs(source: OnnxModel) -> Iterator[tuple[Feeds, list[Any]]]:
     for feeds in generated_feeds(skeleton, SEED):
         try:
             outputs = session.run(feeds)
+        except RuntimeDied:
+            raise
         except FoldError as error:
             failure = failure or error
             continue

@@ -170,4 +170,3 @@ def _random(value: ValueInfoProto, shapes: Mapping[str, tuple[int, ...]], random
         return random.integers(0, 2, shape).astype(dtype)
     # Never 0, by which a runtime that divides integers dies; wider types hold indices and masks more often than not.
     return random.integers(1, 128 if dtype.itemsize == 1 else 2, shape).astype(dtype)
-
