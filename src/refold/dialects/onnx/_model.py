@@ -18,6 +18,7 @@ from refold.dialects.onnx._census import count
 from refold.dialects.onnx._constants import Constants
 from refold.dialects.onnx._layers import OnnxTarget
 from refold.dialects.onnx._load import Source, load
+from refold.dialects.onnx._measure import measured
 from refold.dialects.onnx._prove import name_of, region_evidence
 from refold.dialects.onnx._read import OLDEST, read_graph
 from refold.dialects.onnx._run import Feeds, Session, draws_at_random, generated_feeds, given_feeds, truths
@@ -49,7 +50,8 @@ class OnnxModel:
         self._source: Source = load(model)
         self._given = _merged(self._source.skeleton, example, kwargs)
         self._notes: list[str] = []
-        self._top, complaint = make_scopes(self._source.skeleton)
+        top, complaint = make_scopes(self._source.skeleton)
+        self._top = measured(self._source, top)
         if complaint is not None:
             self._notes.append(f"shape inference does not go through ({complaint}), so more than needed may be left alone")
         if self._source.opset < OLDEST:

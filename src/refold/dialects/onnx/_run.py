@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from refold.dialects.onnx._constants import RANDOM, evaluate, widened
+from refold.dialects.onnx._constants import LARGEST, RANDOM, evaluate, widened
 from refold.dialects.onnx._load import Source, every_node, first_line, graphs_of
 from refold.dialects.onnx._save import save, size_of
 from refold.dialects.onnx._scopes import GUESSES, Scope, free_sizes, set_sizes
@@ -112,8 +112,12 @@ def generated_feeds(skeleton: ModelProto, seed: int) -> Iterator[Feeds]:
         sized = ModelProto()
         sized.CopyFrom(skeleton)
         shapes = set_sizes(sized, guess, batch=1 + number % 2)
-        random = np.random.default_rng(seed + number)
-        yield {value.name: _random(value, shapes, random) for value in _required(skeleton)}
+        yield random_feeds(skeleton, shapes, np.random.default_rng(seed + number))
+
+
+def random_feeds(skeleton: ModelProto, shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator) -> Feeds:
+    """Random inputs of these shapes. Raises `FoldError` where an input is not a tensor of numbers, or has more of them than memory takes."""
+    return {value.name: _random(value, shapes, random) for value in _required(skeleton)}
 
 
 def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: float, *, wide: bool = True) -> list[Any] | None:
@@ -161,6 +165,11 @@ def _random(value: ValueInfoProto, shapes: Mapping[str, tuple[int, ...]], random
     if value.name not in shapes or elem_type in (0, TensorProto.STRING):
         raise FoldError(f"no input can be made up for `{value.name}`, which is not a tensor of numbers with a shape; give inputs")
     shape = shapes[value.name]
+    if math.prod(shape) > LARGEST:
+        raise FoldError(
+            f"input `{value.name}` of shape {' x '.join(map(str, shape))} holds {math.prod(shape):,} numbers, and inputs are made up to "
+            f"{LARGEST:,}; state the sizes that the model is meant for, or give inputs"
+        )
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
     if elem_type in FLOATS:
         return random.standard_normal(shape).astype(dtype)
