@@ -17,8 +17,9 @@ from refold.verification import SEED
 
 
 def measured(source: Source, top: Scope) -> Scope:
-    """The scopes with sizes measured where inference lost them, at the inputs of the example or, where the model does not run on those, of
-    another, whose sizes all values then have; as they are where it runs on none.
+    """The scopes with sizes measured where inference lost them; as they are where the model does not run.
+
+    It is run on the inputs of the example or, where it refuses those, on others, whose sizes all values then have.
     """
     wanted = [name for name in top.lost if name in top.producers]
     if not wanted:

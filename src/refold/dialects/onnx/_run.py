@@ -116,7 +116,7 @@ def generated_feeds(skeleton: ModelProto, seed: int) -> Iterator[Feeds]:
 
 
 def random_feeds(skeleton: ModelProto, shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator) -> Feeds:
-    """Random inputs of these shapes. Raises `FoldError` where an input is not a tensor of numbers, or has more of them than memory takes."""
+    """Random inputs of these shapes. Raises `FoldError` where an input is no tensor of numbers, or holds more than `LARGEST`."""
     return {value.name: _random(value, shapes, random) for value in _required(skeleton)}
 
 
