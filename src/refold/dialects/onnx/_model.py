@@ -21,10 +21,21 @@ from refold.dialects.onnx._load import Source, load
 from refold.dialects.onnx._measure import measured
 from refold.dialects.onnx._prove import name_of, region_evidence
 from refold.dialects.onnx._read import OLDEST, read_graph
-from refold.dialects.onnx._run import Feeds, Session, draws_at_random, generated_feeds, given_feeds, truths
+from refold.dialects.onnx._run import (
+    DoesNotLoad,
+    DoesNotRun,
+    Feeds,
+    Session,
+    draws_at_random,
+    generated_feeds,
+    given_feeds,
+    must_run,
+    truths,
+)
 from refold.dialects.onnx._save import save
 from refold.dialects.onnx._scopes import make_scopes
 from refold.dialects.onnx._tensors import FLOATS, Tensors
+from refold.dialects.onnx._valid import demand_valid
 from refold.dialects.onnx._write import Written, write_model
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
@@ -51,6 +62,7 @@ class OnnxModel:
         self._given = _merged(self._source.skeleton, example, kwargs)
         self._notes: list[str] = []
         top, complaint = make_scopes(self._source.skeleton)
+        demand_valid(self._source, top, complaint)
         self._top = measured(self._source, top)
         if complaint is not None:
             self._notes.append(f"shape inference does not go through ({complaint}), so more than needed may be left alone")
@@ -194,7 +206,8 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
     try:
         runs = list(_original_runs(source))
     except FoldError as error:
-        if source._given is not None or not tolerant or isinstance(error, RuntimeDied):
+        at_fault = isinstance(error, (RuntimeDied, DoesNotLoad)) or (isinstance(error, DoesNotRun) and must_run(skeleton))
+        if source._given is not None or not tolerant or at_fault:
             raise
         source._notes.append(f"outputs were not compared: {error}")
         return

@@ -43,7 +43,8 @@ class Session:
         try:
             self._session = OpenSession(self.path, level="ORT_ENABLE_EXTENDED" if optimized else "ORT_DISABLE_ALL")
         except RuntimeRefused as error:
-            kind = DoesNotLoad if not error.is_missing else FoldError
+            is_invalid = not error.is_missing and not any(reason in str(error).lower() for reason in OTHER_REASONS)
+            kind = DoesNotLoad if is_invalid else FoldError
             raise kind(f"ONNX Runtime does not load the model: {first_line(error)}; mend the model, or fold with verify=False") from error
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
@@ -52,11 +53,20 @@ class Session:
             return self._session.run(self.names, feeds)
         except RuntimeRefused as error:
             shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
-            raise FoldError(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
+            kind = FoldError if error.is_missing else DoesNotRun
+            raise kind(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
 
 
 class DoesNotLoad(FoldError):
     """A model that ONNX Runtime takes for invalid, rather than for one that it has no kernels for."""
+
+
+class DoesNotRun(FoldError):
+    """A model that ONNX Runtime has all kernels for and that does not run all the same."""
+
+
+OTHER_REASONS = ("opset", "ir version", "ir_version", "registered", "not supported", "unsupported")
+"""What a runtime says that refuses a model for its age or for operators of others; it is no witness against the model then."""
 
 
 def _written(skeleton: ModelProto, tensors: Tensors) -> Path:
@@ -146,6 +156,12 @@ def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: 
 def _items(name: str, top: Scope) -> int:
     typed = top.types.get(name)
     return PATIENCE + 1 if typed is None else math.prod(typed.example)
+
+
+def must_run(skeleton: ModelProto) -> bool:
+    """Whether random inputs are ones that the model takes: all of them floats, of sizes that it states."""
+    kinds = [value.type.tensor_type.elem_type for value in _required(skeleton)]
+    return all(kind in FLOATS for kind in kinds) and not any(True for _ in free_sizes(skeleton))
 
 
 def draws_at_random(skeleton: ModelProto) -> bool:

@@ -20,6 +20,9 @@ Size: TypeAlias = "int | str | None"
 GUESSES = (64, 224, 32, 16, 8, 1)
 """Sizes that are tried for what is free behind the channels."""
 
+FOLLOWED = 1 << 20
+"""Items of the longest list whose numbers inference may follow: it writes them out one by one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Typed:
@@ -117,14 +120,25 @@ def _without_claims(model: ModelProto) -> ModelProto:
 
 
 def _infer(model: ModelProto) -> tuple[ModelProto, str | None]:
+    follows = _has_short_lists(model)
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), None
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=follows), None
     except Exception as error:  # the C++ side raises whatever the operator's own function does
         complaint = str(error).strip().splitlines()
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True), complaint[0] if complaint else "unknown"
+        return onnx.shape_inference.infer_shapes(model, data_prop=follows), complaint[0] if complaint else "unknown"
     except Exception:
         return model, complaint[0] if complaint else "unknown"
+
+
+def _has_short_lists(model: ModelProto) -> bool:
+    """Whether no value of one axis is so long that writing out its numbers takes memory and time without end."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:
+        inferred = model.graph
+    shapes = [kind.tensor_type.shape.dim for _, kind in _types(inferred)]
+    return all(len(shape) != 1 or shape[0].dim_value <= FOLLOWED for shape in shapes)
 
 
 def free_sizes(model: ModelProto) -> Iterator[tuple[ValueInfoProto, int]]:
