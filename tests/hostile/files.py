@@ -20,11 +20,26 @@ node = helper.make_node
 
 
 ONLY_RUNNING_SHOWS = {
-    "graphs-if-of-a-float", "products-einsum-empty", "products-einsum-sizes", "products-gemm-bias", "products-instance-norm",
-    "products-layer-norm", "shapes-depth-to-space", "shapes-pad-below-nothing", "shapes-pad-named-oddly", "shapes-reshape-1x4x9x9x2",
-    "shapes-reshape-1x5", "shapes-resize-to-negative", "shapes-space-to-depth", "shapes-split-negative", "shapes-transpose-0.1.2",
-    "windows-conv-of-whole-numbers", "windows-transposed-output-padding", "windows-transposed-pads-huge",
-}  # fmt: skip
+    "broadcasts-prelu",
+    "graphs-if-of-a-float",
+    "products-einsum-empty",
+    "products-einsum-sizes",
+    "products-gemm-bias",
+    "products-instance-norm",
+    "products-layer-norm",
+    "shapes-depth-to-space",
+    "shapes-pad-below-nothing",
+    "shapes-pad-named-oddly",
+    "shapes-reshape-1x4x9x9x2",
+    "shapes-reshape-1x5",
+    "shapes-resize-to-negative",
+    "shapes-space-to-depth",
+    "shapes-split-negative",
+    "shapes-transpose-0.1.2",
+    "windows-conv-of-whole-numbers",
+    "windows-transposed-output-padding",
+    "windows-transposed-pads-huge",
+}
 """Files that shape inference has no objection to: `check` and `explain`, which run nothing, take them."""
 
 
@@ -131,14 +146,21 @@ def tensors() -> Iterator[tuple[Any, ...]]:
         return change
 
     for name, sizes in {
-        "negative": (4, 4, -3, 3), "all-negative": (-4, -4, 3, 3), "larger": (4, 4, 3, 4), "smaller": (4, 4, 3, 2), "huge": (1 << 62, 4, 3, 3),
-        "overflowing": (1 << 32, 1 << 32, 1, 1), "zero": (0, 4, 3, 3), "scalar": (), "flat": (144,),
-    }.items():  # fmt: skip
+        "negative": (4, 4, -3, 3),
+        "all-negative": (-4, -4, 3, 3),
+        "larger": (4, 4, 3, 4),
+        "smaller": (4, 4, 3, 2),
+        "huge": (1 << 62, 4, 3, 3),
+        "overflowing": (1 << 32, 1 << 32, 1, 1),
+        "zero": (0, 4, 3, 3),
+        "scalar": (),
+        "flat": (144,),
+    }.items():
         yield f"dims-{name}", _with_tensor(dims(*sizes))
     for length in (0, 1, 575, 577):
-        yield f"bytes-{length}", _with_tensor(lambda tensor, length=length: setattr(tensor, "raw_data", bytes(length)))
+        yield f"bytes-{length}", _with_tensor(lambda tensor, length=length: setattr(tensor, "raw_data", bytes(length)))  # type: ignore[misc]
     for kind in (0, 2, 7, 8, 11, 99, -1):
-        yield f"type-{kind}", _with_tensor(lambda tensor, kind=kind: setattr(tensor, "data_type", kind))
+        yield f"type-{kind}", _with_tensor(lambda tensor, kind=kind: setattr(tensor, "data_type", kind))  # type: ignore[misc]
 
     def few_floats(tensor: TensorProto) -> None:
         tensor.ClearField("raw_data")
@@ -152,7 +174,7 @@ def tensors() -> Iterator[tuple[Any, ...]]:
     yield "nameless", _with_tensor(lambda tensor: setattr(tensor, "name", ""))
     for number in (np.nan, np.inf):
         spoilt = np.full((4, 4, 3, 3), number, np.float32).tobytes()
-        yield f"weights-{number}", _with_tensor(lambda tensor, spoilt=spoilt: setattr(tensor, "raw_data", spoilt))
+        yield f"weights-{number}", _with_tensor(lambda tensor, spoilt=spoilt: setattr(tensor, "raw_data", spoilt))  # type: ignore[misc]
 
 
 def external() -> Iterator[tuple[Any, ...]]:
@@ -223,10 +245,10 @@ def graphs() -> Iterator[tuple[Any, ...]]:
     yield "nameless-input", _changed(lambda one: one.graph.input[0].ClearField("name"))
     yield "no-opset", _changed(lambda one: one.ClearField("opset_import"))
     for version in (0, -1, 99, 1 << 40):
-        yield f"opset-{version}", _changed(lambda one, version=version: setattr(one.opset_import[0], "version", version))
+        yield f"opset-{version}", _changed(lambda one, version=version: setattr(one.opset_import[0], "version", version))  # type: ignore[misc]
     yield "two-opsets", _changed(lambda one: one.opset_import.append(helper.make_opsetid("", 9)))
     for version in (0, -3, 99):
-        yield f"ir-{version}", _changed(lambda one, version=version: setattr(one, "ir_version", version))
+        yield f"ir-{version}", _changed(lambda one, version=version: setattr(one, "ir_version", version))  # type: ignore[misc]
     yield "unknown-operator", model([node("Convolve", ["x"], ["y"])])
     yield "nameless-operator", model([node("", ["x"], ["y"])])
     yield "operator-of-a-later-opset", model([node("Gelu", ["x"], ["y"])])
@@ -240,12 +262,12 @@ def graphs() -> Iterator[tuple[Any, ...]]:
     yield "relu-of-two-outputs", model([node("Relu", ["x"], ["y", "z"])])
     yield "no-outputs", model([node("Relu", ["x"], []), *relu])
     for kind in (0, 55, -1):
-        yield f"input-of-type-{kind}", _changed(lambda one, kind=kind: setattr(one.graph.input[0].type.tensor_type, "elem_type", kind))
+        yield f"input-of-type-{kind}", _changed(lambda one, kind=kind: setattr(one.graph.input[0].type.tensor_type, "elem_type", kind))  # type: ignore[misc]
     yield "input-without-type", _changed(lambda one: one.graph.input[0].ClearField("type"))
     for size in (-2, -(1 << 40)):
         yield (
             f"input-of-size-{size}",
-            _changed(lambda one, size=size: setattr(one.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", size)),
+            _changed(lambda one, size=size: setattr(one.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", size)),  # type: ignore[misc]
         )
     branch = helper.make_graph([node("Relu", ["x"], ["t"])], "then", [], [helper.make_tensor_value_info("t", F, None)])
     on = {"on": np.array(True)}
@@ -266,9 +288,16 @@ def graphs() -> Iterator[tuple[Any, ...]]:
 def attributes() -> Iterator[tuple[Any, ...]]:
     weights = {"w": floats(4, 4, 3, 3)}
     for name, value in {
-        "strides": 1.5, "pads": "1111", "dilations": 2, "group": 1.0, "kernel_shape": [3.0, 3.0], "auto_pad": 1, "unknown": 3, "stride": [1, 1],
-    }.items():  # fmt: skip
-        yield f"conv-{name}", model([node("Conv", ["x", "w"], ["y"], **{name: value})], weights)
+        "strides": 1.5,
+        "pads": "1111",
+        "dilations": 2,
+        "group": 1.0,
+        "kernel_shape": [3.0, 3.0],
+        "auto_pad": 1,
+        "unknown": 3,
+        "stride": [1, 1],
+    }.items():
+        yield f"conv-{name}", model([node("Conv", ["x", "w"], ["y"], **{name: value})], weights)  # type: ignore[arg-type]
     double = node("Conv", ["x", "w"], ["y"], group=1)
     double.attribute.append(helper.make_attribute("group", 2))
     yield "twice", model([double], weights)
@@ -290,13 +319,28 @@ def attributes() -> Iterator[tuple[Any, ...]]:
 
 def windows() -> Iterator[tuple[Any, ...]]:
     wrong: dict[str, dict[str, Any]] = {
-        "stride-0": {"strides": [0, 0]}, "stride-0-once": {"strides": [1, 0]}, "stride-negative": {"strides": [-1, 1]}, "strides-of-1": {"strides": [1]},
-        "strides-of-3": {"strides": [1, 1, 1]}, "dilation-0": {"dilations": [0, 1]}, "dilation-negative": {"dilations": [1, -2]},
-        "dilations-of-1": {"dilations": [2]}, "dilation-huge": {"dilations": [BIG, BIG]}, "pads-of-1": {"pads": [1]}, "pads-of-2": {"pads": [1, 1]},
-        "pads-of-3": {"pads": [1, 1, 1]}, "pads-of-5": {"pads": [1] * 5}, "pads-of-8": {"pads": [1] * 8}, "pads-huge": {"pads": [BIG] * 4},
-        "pad-named-oddly": {"auto_pad": "SOME"}, "kernel-of-1": {"kernel_shape": [3]}, "kernel-of-3": {"kernel_shape": [3, 3, 3]},
-        "kernel-0": {"kernel_shape": [0, 3]}, "kernel-negative": {"kernel_shape": [-3, 3]}, "kernel-too-large": {"kernel_shape": [11, 3]},
-    }  # fmt: skip
+        "stride-0": {"strides": [0, 0]},
+        "stride-0-once": {"strides": [1, 0]},
+        "stride-negative": {"strides": [-1, 1]},
+        "strides-of-1": {"strides": [1]},
+        "strides-of-3": {"strides": [1, 1, 1]},
+        "dilation-0": {"dilations": [0, 1]},
+        "dilation-negative": {"dilations": [1, -2]},
+        "dilations-of-1": {"dilations": [2]},
+        "dilation-huge": {"dilations": [BIG, BIG]},
+        "pads-of-1": {"pads": [1]},
+        "pads-of-2": {"pads": [1, 1]},
+        "pads-of-3": {"pads": [1, 1, 1]},
+        "pads-of-5": {"pads": [1] * 5},
+        "pads-of-8": {"pads": [1] * 8},
+        "pads-huge": {"pads": [BIG] * 4},
+        "pad-named-oddly": {"auto_pad": "SOME"},
+        "kernel-of-1": {"kernel_shape": [3]},
+        "kernel-of-3": {"kernel_shape": [3, 3, 3]},
+        "kernel-0": {"kernel_shape": [0, 3]},
+        "kernel-negative": {"kernel_shape": [-3, 3]},
+        "kernel-too-large": {"kernel_shape": [11, 3]},
+    }
     for name, change in wrong.items():
         yield f"conv-{name}", model([node("Conv", ["x", "w"], ["y"], **change)], {"w": floats(4, 4, 3, 3)})
         if name not in ("dilation-huge", "kernel-too-large"):
@@ -375,7 +419,7 @@ def products() -> Iterator[tuple[Any, ...]]:
 
 
 def shapes() -> Iterator[tuple[Any, ...]]:
-    for numbers in ((1, 5), (-1, -1), (7, -1), (0, 0, 0, 0, 0), (-2, 4), (1, 4, 9, 9, 2), (BIG, BIG)):
+    for numbers in ([1, 5], [-1, -1], [7, -1], [0, 0, 0, 0, 0], [-2, 4], [1, 4, 9, 9, 2], [BIG, BIG]):
         yield f"reshape-{'x'.join(map(str, numbers))}", model([node("Reshape", ["x", "s"], ["y"])], {"s": ints(*numbers)})
     yield "reshape-of-floats", model([node("Reshape", ["x", "s"], ["y"])], {"s": floats(2)})
     for perm in ([0, 1, 2], [0, 1, 2, 2], [0, 1, 2, 4], [0, 1, 2, -5], [0, 1, 2, 3, 4]):
@@ -391,7 +435,7 @@ def shapes() -> Iterator[tuple[Any, ...]]:
         model([node("Slice", ["x", "b", "e", "a", "s"], ["y"])], {"b": ints(0), "e": ints(2), "a": ints(1), "s": ints(0)}),
     )
     yield "slice-of-two-ends", model([node("Slice", ["x", "b", "e", "a"], ["y"])], {"b": ints(0), "e": ints(2, 3), "a": ints(1)})
-    for numbers in ((1, 1), (0,) * 7, (0,) * 9):
+    for numbers in ([1, 1], [0] * 7, [0] * 9):
         yield f"pad-of-{len(numbers)}", model([node("Pad", ["x", "p"], ["y"])], {"p": ints(*numbers)})
     yield "pad-below-nothing", model([node("Pad", ["x", "p"], ["y"])], {"p": ints(0, 0, -5, 0, 0, 0, -6, 0)})
     yield "pad-named-oddly", model([node("Pad", ["x", "p"], ["y"], mode="mirror")], {"p": ints(*[0] * 8)})
@@ -451,8 +495,13 @@ def sizes() -> Iterator[tuple[Any, ...]]:
     ]
     yield "range", model(ranged, ends)
     yield "range-of-step-0", model(ranged, {**ends, "d": np.array(0)})
-    yield "one-hot", model([node("OneHot", ["i", "n", "v"], ["c"]), node("ReduceMax", ["c"], ["m"], keepdims=0), node("Add", ["x", "m"], ["y"])],
-                           {"i": ints(1), "n": np.array(BIG), "v": floats(2)})  # fmt: skip
+    yield (
+        "one-hot",
+        model(
+            [node("OneHot", ["i", "n", "v"], ["c"]), node("ReduceMax", ["c"], ["m"], keepdims=0), node("Add", ["x", "m"], ["y"])],
+            {"i": ints(1), "n": np.array(BIG), "v": floats(2)},
+        ),
+    )
     yield "pad", model([node("Pad", ["x", "p"], ["y"])], {"p": ints(0, 0, BIG, 0, 0, 0, 0, 0)})
     yield "resize", model([node("Resize", ["x", "", "s"], ["y"])], {"s": np.array([1, 1, 1e6, 1e6], np.float32)})
     yield "resize-to", model([node("Resize", ["x", "", "", "s"], ["y"])], {"s": ints(1, 4, BIG, 9)})
@@ -488,6 +537,17 @@ def runs() -> Iterator[tuple[Any, ...]]:
     constants = {name: np.ones(4, np.float32) for name in ("scale", "bias", "mean", "var")}
     yield "lethal", model([node("BatchNormalization", ["x", *constants], ["y", "", "", "", ""])], constants, opset=9), True
     yield "gather-beyond", model([node("Gather", ["x", "i"], ["y"], axis=1)], {"i": ints(7)}), True
-    yield "reshape-at-run-time", model(
-        [node("ReduceSum", ["x"], ["t"], keepdims=0), node("Cast", ["t"], ["u"], to=I), node("Mul", ["u", "z"], ["v"]), node("Add", ["v", "s"], ["w"]),
-         node("Reshape", ["x", "w"], ["y"])], {"z": ints(0), "s": ints(1, 5)}), True  # fmt: skip
+    yield (
+        "reshape-at-run-time",
+        model(
+            [
+                node("ReduceSum", ["x"], ["t"], keepdims=0),
+                node("Cast", ["t"], ["u"], to=I),
+                node("Mul", ["u", "z"], ["v"]),
+                node("Add", ["v", "s"], ["w"]),
+                node("Reshape", ["x", "w"], ["y"]),
+            ],
+            {"z": ints(0), "s": ints(1, 5)},
+        ),
+        True,
+    )

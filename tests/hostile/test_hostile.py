@@ -37,5 +37,7 @@ def test_in_a_process_of_its_own(file: Hostile, tmp_path: Path) -> None:
 
 
 def test_the_judge_objects_to_a_file_that_is_sound(tmp_path: Path) -> None:
-    file = Hostile("sound", lambda path: path.write_bytes(sound().SerializeToString()) and None)
-    assert next(complaints(file, tmp_path, in_process)) == "sound: fold ends with 0"
+    def write(path: Path) -> None:
+        path.write_bytes(sound().SerializeToString())
+
+    assert next(complaints(Hostile("sound", write), tmp_path, in_process)) == "sound: fold ends with 0"

@@ -13,6 +13,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 from refold.dialects.onnx._load import Source
 from refold.dialects.onnx._run import DoesNotLoad, Session
 from refold.dialects.onnx._scopes import Scope, Typed
+from refold.dialects.onnx._tensors import type_name
 from refold.errors import FoldError
 
 MOST = 1 << 36
@@ -20,6 +21,7 @@ MOST = 1 << 36
 STANDARD = ("", "ai.onnx")
 WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv")
 WITH_AXIS = ("Concat", "Gather", "GatherElements", "Split", "Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "Flatten")
+OF_ONE_TYPE = ("Add", "Sub", "Mul", "Div", "Sum", "MatMul", "Gemm", "Conv", "ConvTranspose", "Concat", "PRelu")
 PADDED = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 PREFIX = "[ShapeInferenceError] Inference error(s): "
 
@@ -95,6 +97,10 @@ def _faults_of(node: NodeProto, scope: Scope) -> Iterator[str]:
         rank = len(x.shape)
         if not -rank <= axis < rank + (node.op_type == "Flatten"):
             yield f"{told} has the axis {axis} and reads a value of {rank} axes"
+    if node.op_type in OF_ONE_TYPE:
+        kinds = dict.fromkeys(typed.elem_type for name in node.input if name and (typed := scope.typed(name)) is not None)
+        if len(kinds) > 1:
+            yield f"{told} reads {' and '.join(map(type_name, kinds))}, where all that it reads must be of one type"
     if node.op_type in WINDOWED:
         yield from (f"{told} {fact}" for fact in _window_faults(node, given, scope))
 
