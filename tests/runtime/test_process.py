@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import refold
-from refold.runtime import OpenSession, RuntimeDied, RuntimeRefused, _process, _scratch, scratch_file
+from refold.runtime import Background, OpenSession, RuntimeDied, RuntimeRefused, _process, _scratch, scratch_file
 from refold.runtime._frames import receive
 from refold.runtime._values import read_values, write_values
 from tests.dialects.onnx.models import model_of, rep_block
@@ -216,7 +216,7 @@ RUNS = """
 import os, sys, threading
 from pathlib import Path
 import numpy as np
-from refold.runtime import OpenSession, _process
+from refold.runtime import Background, OpenSession, _process
 def ask():
     session = OpenSession(Path(sys.argv[1]), level="ORT_DISABLE_ALL")
     print(_process._current[0]._child.pid, flush=True)
@@ -288,3 +288,20 @@ def test_half_a_message_is_none(tmp_path: Path) -> None:
     (tmp_path / "pipe").write_bytes(b"\x05\x00\x00\x00[1")
     with (tmp_path / "pipe").open("rb") as pipe:
         assert receive(pipe) is None
+
+
+def test_what_goes_wrong_in_the_background_is_raised_where_the_result_is_asked_for() -> None:
+    def work() -> int:
+        raise refold.FoldError("on its way")
+
+    with pytest.raises(refold.FoldError, match="on its way"):
+        Background(work).result()
+
+
+def test_the_file_that_was_compared_is_the_one_that_is_saved(tmp_path: Path) -> None:
+    result = refold.fold(model_of(*rep_block()))
+    compared = result.deployed._proven[0].path  # type: ignore[attr-defined]
+    content = compared.read_bytes()
+    assert result.save(tmp_path / "y.onnx").read_bytes().startswith(content)
+    compared.unlink()
+    assert result.save(tmp_path / "z.onnx").read_bytes().startswith(content)

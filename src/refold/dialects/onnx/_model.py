@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
-from refold.runtime import RuntimeDied
+from refold.runtime import Background, RuntimeDied
 from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class OnnxModel:
         self._source: Source = load(model)
         self._given = _merged(self._source.skeleton, example, kwargs)
         self._notes: list[str] = []
+        self._runs: Background[list[tuple[Feeds, list[Any]]]] | None = None
         top, complaint = make_scopes(self._source.skeleton)
         demand_valid(self._source, top, complaint)
         self._top = measured(self._source, top)
@@ -109,6 +111,17 @@ class OnnxModel:
         """The inputs that were given, in words; none where they are drawn at random from the seed."""
         return tuple(f"{name} {' x '.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in (self._given or {}).items())
 
+    def start_runs(self) -> None:
+        """Begin to run the original on the inputs of the comparison, in the background."""
+        if self._runs is None:
+            self._runs = Background(lambda: list(_original_runs(self)))
+
+    def runs(self) -> list[tuple[Feeds, list[Any]]]:
+        """Inputs that the original runs on, and what it gives. Raises `FoldError` where it runs on none."""
+        self.start_runs()
+        assert self._runs is not None
+        return self._runs.result()
+
     def session(self, *, optimized: bool = False) -> Session:
         """The original, ready to run."""
         return Session(self._source.skeleton, self._source.tensors, self._source.files, optimized=optimized)
@@ -120,6 +133,8 @@ class OnnxDeployed:
 
     source: OnnxModel
     written: Written
+    _proven: list[Session] = field(default_factory=list, repr=False)
+    """The file that was compared with the original, once it was."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -155,6 +170,8 @@ class OnnxDeployed:
     def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
         """Each fold, run both ways in float64."""
         source = self.source
+        if not draws_at_random(source._source.skeleton):
+            source.start_runs()  # the runtime's process is idle meanwhile
         yield from region_evidence(source._source, source._top, source._constants, source.graph, self.written, seed)
         source._constants.forget()
 
@@ -163,7 +180,11 @@ class OnnxDeployed:
         if draws_at_random(self.source._source.skeleton):
             self.source._notes.append("the model draws random numbers, so its outputs were not compared")
             return iter(())
-        return _compared(self.source, lambda: Session(self.written.skeleton, self.written.tensors), tolerant=True)
+        return _compared(self.source, self._session, tolerant=True)
+
+    def _session(self) -> Session:
+        self._proven[:] = [Session(self.written.skeleton, self.written.tensors)]
+        return self._proven[0]
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole network at other sizes, where the original runs."""
@@ -176,7 +197,12 @@ class OnnxDeployed:
         """
         if kind != "onnx":
             raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
-        save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external)
+        external = self.source._source.is_external
+        proven = self._proven[0].path if self._proven else None
+        if proven is not None and proven.exists() and not (external or proven.with_name(f"{proven.name}.data").exists()):
+            shutil.copyfile(proven, path)  # the very file that was compared
+            return
+        save(self.written.skeleton, self.written.tensors, path, external=external)
 
 
 def _taken_as_one(written: Written) -> Iterator[str]:
@@ -204,7 +230,7 @@ def compare(original: Any, other: Any, example: Any, kwargs: Mapping[str, Any] |
 def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[OutputEvidence]:
     skeleton = source._source.skeleton
     try:
-        runs = list(_original_runs(source))
+        runs = source.runs()
     except FoldError as error:
         at_fault = isinstance(error, (RuntimeDied, DoesNotLoad)) or (isinstance(error, DoesNotRun) and must_run(skeleton))
         if source._given is not None or not tolerant or at_fault:
