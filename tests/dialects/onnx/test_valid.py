@@ -52,7 +52,8 @@ def test_the_fact_is_told(name: str, tmp_path: Path) -> None:
 def odd_but_valid() -> dict[str, Any]:
     node = helper.make_node
     conv = {"w": random(4, 4, 3, 3)}
-    custom = model_of([node("Relu", ["x"], ["y"], domain="nobody.knows")], {})
+    custom = model_of([node("Relu", ["x"], ["y"])], {})
+    custom.graph.node[0].domain = "nobody.knows"
     custom.opset_import.append(helper.make_opsetid("nobody.knows", 1))
     unstated = model_of(*rep_block(), x=("N", 4, -1, -1))
     return {
