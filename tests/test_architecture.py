@@ -19,7 +19,7 @@ SOURCE = Path(refold.__file__).parent
 FLOORS = (
     {"errors"},
     {"geometry", "runtime"},
-    {"algebra"},
+    {"algebra", "ordering"},
     {"census", "verification"},
     {"maps", "walk"},
     {"graph"},
@@ -47,6 +47,7 @@ OUTSIDE: dict[str, set[str]] = {
     "runtime": {"ml_dtypes", "numpy", "onnxruntime", "openvino"},
     "algebra": ARRAYS,
     "census": set(),
+    "ordering": {"numpy"},
     "verification": ARRAYS,
     "maps": set(),
     "graph": set(),

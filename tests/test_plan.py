@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.algebra import AffineConv, Formula, Leaf, convolution, scale_and_shift, transposed_convolution, window
+from refold.algebra import AffineConv, Formula, Leaf, Obstruction, convolution, scale_and_shift, transposed_convolution, window
 from refold.geometry import Window
 from refold.graph import Graph, Linear, Opaque
-from refold.maps import Map, Moved, Scalar, Value
+from refold.maps import Map, Moved, Scalar, Value, compose_maps
 from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 
@@ -523,3 +523,37 @@ def test_a_folded_network_has_nothing_left_to_fold(drawn: tuple[Net, tuple[str, 
     plan = net.plan(*outputs)
     again = folded(net, plan).plan(*outputs)
     assert [(fold.value, fold.before, fold.after) for fold in again.folds] == []
+
+
+def test_a_value_that_is_kept_stays_as_it_is_made() -> None:
+    net = Net()
+    first = net.norm(net.conv("x"))
+    last = net.norm(net.conv(first, taps=1))
+    (fold,) = net.plan(last).folds
+    assert (fold.value, list(fold.form)) == (last, ["x"])
+    net.graph.kept = {first}
+    (fold,) = net.plan(last).folds
+    assert (fold.value, list(fold.form)) == (last, [first])
+
+
+def test_the_work_of_planning_grows_with_the_network_and_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of three branches, each of a sum of three: every value can be tried with every other near it."""
+    tried = 0
+
+    def counted(second: Map, first: Map, root: Value) -> Map | Obstruction:
+        nonlocal tried
+        tried += 1
+        return compose_maps(second, first, root)
+
+    def work(layers: int) -> int:
+        nonlocal tried
+        net, outs, tried = Net(), ["x"], 0
+        for _ in range(layers):
+            near = outs[-3:]
+            outs.append(net.add(*(net.norm(one) for one in near)) if len(near) > 1 else net.conv(near[0]))
+        net.plan(outs[-1])
+        return tried
+
+    monkeypatch.setattr("refold.plan.compose_maps", counted)
+    small, large = work(100), work(200)
+    assert large < 2.5 * small

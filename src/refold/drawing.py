@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from refold.graph import Graph, Linear, Opaque, shared_folder
 from refold.maps import Scalar
@@ -42,7 +43,7 @@ class Box:
         return shared_folder(self.sources)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drawing:
     """The boxes before and after, each in topological order."""
 
@@ -51,12 +52,23 @@ class Drawing:
 
     def folded(self, fold: int) -> tuple[Box, ...]:
         """The boxes that went into a fold."""
-        return tuple(box for box in self.before if fold in box.folds)
+        return tuple(self._members.get(fold, ()))
 
     def branches_of(self, fold: int) -> Iterator[str]:
         """What went into a fold as text, a branch a line."""
-        (root,) = (box.name for box in self.after if box.fold == fold)
-        return branches(self.folded(fold), root)
+        return branches(self.folded(fold), self._roots[fold])
+
+    @cached_property
+    def _members(self) -> dict[int, list[Box]]:
+        members: dict[int, list[Box]] = defaultdict(list)
+        for box in self.before:
+            for fold in box.folds:
+                members[fold].append(box)
+        return members
+
+    @cached_property
+    def _roots(self) -> dict[int, str]:
+        return {box.fold: box.name for box in self.after if box.fold is not None}
 
 
 def draw(graph: Graph, folds: Sequence[Fold], became: Callable[[Fold], Sequence[str]]) -> Drawing:

@@ -54,11 +54,15 @@ class Refusal:
 
 @dataclass(slots=True)
 class Graph:
-    """A network in topological order. `outputs` are the values that must go on existing; `refusals` those met while reading."""
+    """A network in topological order. `outputs` are the values that must go on existing; `refusals` those met while reading.
+
+    `kept` are values that stay as the nodes of the network make them, since something else than their numbers is read.
+    """
 
     values: dict[str, Value] = field(default_factory=dict)
     nodes: dict[str, Linear | Opaque] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
     refusals: list[Refusal] = field(default_factory=list)
 
     def linear(self) -> Iterator[Linear]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 from refold.algebra import Carried, Chain, Formula, Obstruction, Selection, Sum
@@ -19,6 +20,9 @@ from refold.graph import Graph, Linear, Opaque, Refusal, shared_folder
 from refold.maps import Map, Moved, Scalar, Value, as_moved, compose_maps, sum_maps, without_bias
 
 Form: TypeAlias = "Mapping[str, Map]"
+
+KEPT = 1 << 12
+"""Sums and compositions that are remembered: the same values are tried again and again, together with others."""
 
 DEPTH = 6
 """How many values are tried together where the first alone is too dear."""
@@ -122,7 +126,13 @@ class _Planner:
     versions: Counter[str] = field(default_factory=Counter)
     tried: dict[tuple[str, Stage], tuple[object, ...]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)
+    measured: Counter[str] = field(default_factory=Counter)
+    composed: Callable[[Map, Map, Value], Map | Obstruction] = field(default_factory=lambda: lru_cache(KEPT)(compose_maps))
+    summed: Callable[[Map, Map, Value], Map | Obstruction] = field(default_factory=lambda: lru_cache(KEPT)(sum_maps))
+    priced: Callable[[Map, str, str], Cost | Obstruction] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.priced = lru_cache(KEPT)(self._price)
 
     def plan(self) -> Plan:
         self.order = {name: position for position, name in enumerate(self.graph.nodes)}
@@ -131,12 +141,15 @@ class _Planner:
             match node:
                 case Linear() if node.output not in needed:
                     continue
+                case Linear() if node.output in self.graph.kept:
+                    for name in node.terms:
+                        self.pinned.setdefault(name, f"{node.output} ({node.operation}) reads it too")
                 case Linear():
                     self.forms[node.output] = node.terms
                     self.costs[node.output] = cost_as_it_stands(node, self.graph)
-                    for root, mapped in node.terms.items():
+                    self.measured.update(_measured_by(node.terms))
+                    for root in node.terms:
                         self.readers.setdefault(root, set()).add(node.output)
-                        self.asked.update(name for step in as_moved(mapped).steps for name in step.reads)
                 case Opaque():
                     for name in node.inputs:
                         self.pinned.setdefault(name, f"{node.output} ({node.operation}) reads it too")
@@ -174,9 +187,7 @@ class _Planner:
 
     def _is_measured(self, name: str) -> bool:
         """Whether a rearrangement that is to be written asks for the shape of a value."""
-        if name not in self.asked:
-            return False
-        return any(name in step.reads for form in self.forms.values() for mapped in form.values() for step in as_moved(mapped).steps)
+        return self.measured[name] > 0
 
     def _eliminate(self, name: str, stage: Stage) -> bool:
         """Put the form of a value in the place of its name everywhere, if that is exact and no dearer.
@@ -184,7 +195,7 @@ class _Planner:
         Where it is dearer, what the value reads and what stands beside it is tried along with it, up to a few values: a padding filled
         with a bias is dear alone and costs nothing once the convolution in front of it is gone too, and a concatenation goes whole.
         """
-        forms = {reader: self.forms[reader] for reader in self.readers[name]}
+        forms = {reader: self.forms[reader] for reader in sorted(self.readers[name], key=self.order.__getitem__)}
         if len(forms) > 1 and any(_takes_part(form[name]) for form in forms.values()):
             self.reasons[name] = Obstruction(
                 "selection", f"{len(forms)} nodes read it, some of them a part of its channels", "apply what is to merge before it is split"
@@ -232,8 +243,8 @@ class _Planner:
         """A value that the last one reads, or else one beside it, that nothing else needs."""
         beside = (root for form in forms.values() for root in form)
         for root in (*self.forms[gone[-1]], *beside):
-            free = root in self.forms and root not in (*self.pinned, *gone, *forms) and not self._is_measured(root)
-            if free and self.readers[root] <= {*forms, *gone}:
+            taken = root in self.pinned or root in gone or root in forms or self._is_measured(root)
+            if root in self.forms and not taken and self.readers[root] <= {*forms, *gone}:
                 return root
         return None
 
@@ -241,7 +252,9 @@ class _Planner:
         for reader, form in forms.items():
             self._set_form(reader, form)
         for name in gone:
-            for root in self.forms.pop(name):
+            form = self.forms.pop(name)
+            self.measured.subtract(_measured_by(form))
+            for root in form:
                 self.readers[root].discard(name)
             self.readers.pop(name, None)
             self.reasons.pop(name, None)
@@ -277,6 +290,8 @@ class _Planner:
             self.readers[root].discard(name)
         for root in form:
             self.readers.setdefault(root, set()).add(name)
+        self.measured.subtract(_measured_by(self.forms[name]))
+        self.measured.update(_measured_by(form))
         self.forms[name] = form
         self.versions[name] += 1
         cost = self._cost(name, form)
@@ -293,9 +308,9 @@ class _Planner:
                 value = self.graph.values[root]
                 composed: Map | Obstruction = inner
                 if reading == name:
-                    composed = compose_maps(outer if position == 0 else without_bias(outer), inner, value)
+                    composed = self.composed(outer if position == 0 else without_bias(outer), inner, value)
                 if not isinstance(composed, Obstruction) and root in result:
-                    composed = sum_maps(result[root], composed, value)
+                    composed = self.summed(result[root], composed, value)
                 if isinstance(composed, Obstruction):
                     return composed
                 result[root] = composed
@@ -303,35 +318,39 @@ class _Planner:
 
     def _cost(self, name: str, form: Form) -> Cost | Obstruction:
         """What a new form costs when written."""
-        value = self.graph.values[name]
-        total = Cost(operators=len(form) - 1)
         behind = {moved.after.rearrangement: moved.after for moved in map(as_moved, form.values()) if moved.after is not None}
-        total += Cost(sum(len(layout.steps) for layout in behind.values()))
+        operators, work, weights = len(form) - 1 + sum(len(layout.steps) for layout in behind.values()), 0, 0
         for root, mapped in form.items():
-            moved = as_moved(mapped)
-            work = _multiply_adds(mapped, value, self.graph.values[root])
-            total += Cost(0 if moved.before is None else len(moved.before.steps), work)
-            inner, dimensions = moved.inner, len(value.shape if moved.after is None else moved.after.rearrangement.inputs)
-            if isinstance(inner, Scalar):
-                total += Cost(int(inner.scale != 1.0) + int(inner.shift != 0.0))
-                continue
-            if isinstance(inner, Selection):
-                return Obstruction(
-                    "writing",
-                    "only some parts of a concatenation merge, or channels are taken for which the merged map has no operator",
-                    "let all parts of a concatenation read the same value alike; leave what takes channels apart",
-                )
-            operators = self.target.operators(inner, dimensions)
-            if operators is None and inner.fill is not None:
-                return Obstruction(
-                    "writing",
-                    "the merged map would have to pad each channel with a constant of its own, for which there is no operator",
-                    "put the scale and shift behind the padded map, or pad with what the first map makes of zeros, as DBB and ECB do",
-                )
-            if operators is None:
-                return Obstruction("writing", "the merged map has paddings that no single operator has", "pad alike in all branches")
-            total += Cost(operators, 0, inner.stencil.weights)
-        return total
+            price = self.priced(mapped, root, name)
+            if isinstance(price, Obstruction):
+                return price
+            operators, work, weights = operators + price.operators, work + price.multiply_adds, weights + price.weights
+        return Cost(operators, work, weights)
+
+    def _price(self, mapped: Map, root: str, name: str) -> Cost | Obstruction:
+        """What one term of a form costs, all but what rearranges it behind its map, which several may share."""
+        value, moved = self.graph.values[name], as_moved(mapped)
+        work = _multiply_adds(mapped, value, self.graph.values[root])
+        steps = 0 if moved.before is None else len(moved.before.steps)
+        inner, dimensions = moved.inner, len(value.shape if moved.after is None else moved.after.rearrangement.inputs)
+        if isinstance(inner, Scalar):
+            return Cost(steps + int(inner.scale != 1.0) + int(inner.shift != 0.0), work)
+        if isinstance(inner, Selection):
+            return Obstruction(
+                "writing",
+                "only some parts of a concatenation merge, or channels are taken for which the merged map has no operator",
+                "let all parts of a concatenation read the same value alike; leave what takes channels apart",
+            )
+        operators = self.target.operators(inner, dimensions)
+        if operators is None and inner.fill is not None:
+            return Obstruction(
+                "writing",
+                "the merged map would have to pad each channel with a constant of its own, for which there is no operator",
+                "put the scale and shift behind the padded map, or pad with what the first map makes of zeros, as DBB and ECB do",
+            )
+        if operators is None:
+            return Obstruction("writing", "the merged map has paddings that no single operator has", "pad alike in all branches")
+        return Cost(steps + operators, work, inner.stencil.weights)
 
     def _folds(self) -> tuple[Fold, ...]:
         folds = []
@@ -376,6 +395,11 @@ class _Planner:
                 operation = f"{node.operation} → {readers[0]}" if readers else node.operation
                 refusals.append(Refusal(shared_folder(node.sources) or name, operation, reason.law, reason.fact, reason.remedy))
         return refusals
+
+
+def _measured_by(form: Form) -> Iterator[str]:
+    """The values whose shape a form asks for, each as often as it does."""
+    return (name for mapped in form.values() if isinstance(mapped, Moved) for step in mapped.steps for name in step.reads)
 
 
 def _is_identity(mapped: Map) -> bool:

@@ -16,9 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, to_device
 
 from refold.errors import VerificationError
+from refold.ordering import Order, Run, find_order
 
 FACTOR = 4.0
 """How many times the original's own distance from the truth a folded network may be away from it."""
@@ -71,7 +73,9 @@ class RegionProof:
 class OutputEvidence:
     """One output of the whole network: of the original and of the folded one as they ship, and of the original in float64 if it runs there.
 
-    `length` is how many numbers are summed one after another from the input to the output.
+    `length` is how many numbers are summed one after another from the input to the output; `noise` how far the original's own roundings
+    move it, where that is known. `own` are what the original gives with inputs a rounding off or sums in another order, which shows what
+    near ties do; `run` tells outputs of other inputs apart.
     """
 
     name: str
@@ -80,6 +84,9 @@ class OutputEvidence:
     truth: Any | None
     rounding: float
     length: int
+    noise: float = 0.0
+    own: tuple[Any, ...] = ()
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ class OutputCheck:
     `folded_error` are the distances from the float64 truth, None where the original does not run in float64. `agreement` is the share of
     positions with the same largest class where the output looks like class scores, or of equal numbers where it holds integers.
     `histogram` counts numbers by their difference relative to the scale: `(k, n)` for n of them from 2**k up to 2**(k + 1); `equal` are
-    those without any.
+    those without any. `order` says that items which all but tie came in another order, where that is the difference.
     """
 
     name: str
@@ -103,11 +110,12 @@ class OutputCheck:
     passed: bool
     equal: int = 0
     histogram: tuple[tuple[int, int], ...] = ()
+    order: Order | None = None
 
     @property
     def silence(self) -> str | None:
         """Why the comparison shows nothing, or None where it does: rounding alone may move an output by as much as it is."""
-        if not (self.passed and 0 < self.scale <= self.bound):
+        if self.order is not None or not (self.passed and 0 < self.scale <= self.bound):
             return None
         return (
             f"rounding alone may move output {self.name} of the original by {self.bound:.3g} although it is no larger than "
@@ -176,6 +184,16 @@ class Certificate:
             agreement = "" if output.agreement is None else f"; agreement {output.agreement:.2%}"
             named = "output" if output.name == "output" else f"output {output.name}"
             lines.append(f"{named}: largest difference {relative:.2g} of its scale{truth}{agreement}")
+            if output.order is not None:
+                lines.append(f"{named}: {output.order}")
+        compared = [one for one in self.sizes if one.difference is not None]
+        if compared:
+            worst = max(one.difference or 0.0 for one in compared)
+            sizes = "1 other size" if len(compared) == 1 else f"{len(compared)} other sizes"
+            lines.append(f"{sizes} compared, from {_shown(compared[0])} on: largest difference {worst:.2g} of the scale")
+        refused = [one for one in self.sizes if one.refusal is not None]
+        if refused:
+            lines.append(f"refused where the original runs: {_shown(refused[0])}, since {refused[0].refusal}")
         return "\n".join([*lines, self._verdict()])
 
     def _verdict(self) -> str:
@@ -185,6 +203,11 @@ class Certificate:
         if self.outputs:
             return "same function"
         return "same function in each region; the outputs were not compared" if self.regions else "nothing was compared"
+
+
+def _shown(check: SizeCheck) -> str:
+    """Sizes in words."""
+    return ", ".join(f"`{name}` {' x '.join(map(str, shape)) or 'scalar'}" for name, shape in check.shapes.items())
 
 
 def judge_region(evidence: RegionEvidence) -> RegionProof:
@@ -241,7 +264,7 @@ def judge_output(evidence: OutputEvidence, *, proven: bool = False) -> OutputChe
     if original.ndim == 2 and 2 <= original.shape[1] <= 100_000:
         agreement = float(xp.mean(xp.astype(xp.argmax(first, axis=1) == xp.argmax(second, axis=1), xp.float64)))
     # Both sides round on their way, by sqrt(length) units of the scale (Higham and Mary 2019, theorem 2.8).
-    rounded = FACTOR * evidence.rounding * scale * math.sqrt(max(1, evidence.length))
+    rounded = FACTOR * max(evidence.rounding * scale * math.sqrt(max(1, evidence.length)), evidence.noise)
     if evidence.truth is None or evidence.rounding <= UNIT or not bool(xp.all(xp.isfinite(evidence.truth) | ~finite)):
         # No finer truth is to be had.
         passed = same_infinities and difference <= rounded
@@ -253,6 +276,41 @@ def judge_output(evidence: OutputEvidence, *, proven: bool = False) -> OutputChe
         bound = max(bound, rounded)
     passed = same_infinities and errors[1] <= bound
     return OutputCheck(evidence.name, difference, scale, errors[0], errors[1], bound, agreement, passed, *spread)
+
+
+def judge_outputs(evidence: Iterable[OutputEvidence], *, proven: bool = False) -> tuple[OutputCheck, ...]:
+    """Compare outputs with their bounds, and say where the order of items that all but tie is the difference.
+
+    Numbers that are equal or not, as the places of the best k, may be in another order where the original's own are.
+    """
+    evidence = tuple(evidence)
+    checks = [judge_output(one, proven=proven) for one in evidence]
+    for run in dict.fromkeys(one.run for one in evidence):
+        places = [place for place, one in enumerate(evidence) if one.run == run and _has_order(one)]
+        for place, order in zip(places, find_order([_as_run(evidence[place]) for place in places], FACTOR), strict=True):
+            if order is not None:
+                checks[place] = replace(checks[place], order=order, passed=checks[place].passed or evidence[place].rounding == 0)
+    return tuple(checks)
+
+
+def _has_order(evidence: OutputEvidence) -> bool:
+    shape, xp = tuple(evidence.original.shape), array_namespace(evidence.original)
+    is_complex = xp.isdtype(evidence.original.dtype, "complex floating")
+    return bool(evidence.own) and not is_complex and math.prod(shape) > 0 and tuple(evidence.folded.shape) == shape
+
+
+def _as_run(evidence: OutputEvidence) -> Run:
+    """An output and the original's other ones, the float64 truth among them, as numpy in float64."""
+
+    def plain(array: Any) -> Any:
+        xp = array_namespace(array)
+        return np.asarray(to_device(xp.astype(array, xp.float64), "cpu"))
+
+    original = plain(evidence.original)
+    others = evidence.own if evidence.truth is None else (*evidence.own, evidence.truth)
+    finite = np.abs(original)[np.isfinite(original)]
+    rounding = FACTOR * evidence.rounding * math.sqrt(max(1, evidence.length)) * float(finite.max(initial=0.0))
+    return Run(original, plain(evidence.folded), tuple(map(plain, others)), rounding)
 
 
 def _histogram(gaps: Any, scale: float) -> tuple[int, tuple[tuple[int, int], ...]]:
@@ -307,7 +365,7 @@ def certify(
     """Judge all evidence. The certificate says whether it passed; `demand` raises where it did not."""
     proofs = tuple(judge_region(one) for one in regions)
     proven = bool(proofs) and all(proof.passed for proof in proofs)
-    checks = tuple(judge_output(one, proven=proven) for one in outputs)
+    checks = judge_outputs(outputs, proven=proven)
     return Certificate(proofs, checks, seed, dict(versions or {}), tuple(judge_sizes(one, proven=proven) for one in sizes))
 
 
@@ -321,7 +379,7 @@ def judge_sizes(evidence: SizeEvidence, *, proven: bool = False) -> SizeCheck:
     """
     if evidence.refusal is not None:
         return SizeCheck(dict(evidence.shapes), None, evidence.refusal, True)
-    checks = [judge_output(one, proven=proven) for one in evidence.outputs]
+    checks = judge_outputs(evidence.outputs, proven=proven)
     difference = max((one.difference / one.scale if one.scale else one.difference for one in checks), default=0.0)
     return SizeCheck(dict(evidence.shapes), difference, None, all(one.passed for one in checks))
 

@@ -17,6 +17,7 @@ from refold.algebra import (
     Leaf,
     Mode,
     Sizes,
+    Sum,
     add_formulas,
     compose_formulas,
     convolution,
@@ -159,3 +160,16 @@ def test_the_peak_of_what_is_not_finite_is_not(bad: float) -> None:
     broken, whole = Leaf(convolution(kernel)), Leaf(convolution(numbers(2, 2, 2, 1)))
     for formula in (broken, as_formula(compose_formulas(whole, broken, (None,))), as_formula(compose_formulas(broken, whole, (None,)))):
         assert not np.isfinite(formula.peak)
+
+
+def test_a_formula_makes_its_linear_part_once() -> None:
+    """Formulas share parts: made anew for each of those who ask, linear parts of deep sums are all that planning does."""
+    total: Formula = Leaf(convolution(np.ones((2, 2, 1))))
+    for _ in range(9):
+        doubled = add_formulas(total, total, (None,))
+        assert isinstance(doubled, Formula)
+        total = doubled
+    part = total.linear_part()
+    assert part is total.linear_part()
+    assert isinstance(part, Sum)
+    assert part.left is part.right

@@ -242,6 +242,18 @@ def test_numbers_that_are_none(tmp_path: Path, result: FoldResult, number: float
         assert data(page)["certificate"]["outputs"][0]["difference"] == json.dumps(number)
 
 
+def test_near_ties_in_another_order_are_told(tmp_path: Path, result: FoldResult) -> None:
+    known = result.report.to_dict()
+    (output,) = known["certificate"]["outputs"]
+    order = {"axis": 1, "moved": 1_400, "items": 3_000, "places": 1, "own": 12, "difference": 2e-6}
+    certificate = {**known["certificate"], "outputs": [{**output, "order": order}]}
+    page = Page.of(write_page(tmp_path / "report.html", facts(**{**known, "certificate": certificate}), result.drawing, None))
+    assert page.faults == []
+    assert (
+        "1,400 of 3,000 items along axis 1 are near-equal and came in another order (rounding moves 12 in the original itself)" in page.text
+    )
+
+
 # Names
 
 

@@ -13,6 +13,7 @@ Array: TypeAlias = Any
 """An array of any library that keeps the Python array API standard, NumPy and PyTorch among them."""
 
 Mode: TypeAlias = Literal["constant", "reflect", "replicate", "circular"]
+MODES = get_args(Mode)
 
 Sizes: TypeAlias = "tuple[int | None, ...]"
 """Spatial sizes of an input, None where they are free."""
@@ -123,8 +124,8 @@ class AffineConv:
             raise AlgebraError(
                 f"fill of shape {tuple(self.fill.shape)} must have one number for each of the {self.in_channels} input channels"
             )
-        if self.mode not in get_args(Mode):
-            raise AlgebraError(f"`mode` (={self.mode!r}) must be one of {', '.join(map(repr, get_args(Mode)))}")
+        if self.mode not in MODES:
+            raise AlgebraError(f"`mode` (={self.mode!r}) must be one of {', '.join(map(repr, MODES))}")
         if self.fill is not None and self.mode != "constant":
             raise AlgebraError(f"a fill goes with mode 'constant', not {self.mode!r}")
 

@@ -100,7 +100,7 @@ def compose(second: Formula, first: Formula, sizes: Sizes) -> Formula | Obstruct
         mode, fill, gap = continued
     windows = tuple(window_a.then(window_b) for window_a, window_b in zip(a.windows, b.windows, strict=True))
     stencil = Stencil(a.in_channels, b.out_channels, math.gcd(a.groups, b.groups), windows, mode)
-    if not stencil.reads_outside(sizes):
+    if (mode != "constant" or fill is not None) and not stencil.reads_outside(sizes):
         stencil, fill = replace(stencil, mode="constant"), None
     return _within_roundings(Chain(second, first, stencil, fill, gap), law)
 

@@ -88,9 +88,17 @@ class Formula(ABC):
     def anywhere(self) -> Array:
         """Some array of the library and on the device where the numbers live."""
 
-    @abstractmethod
     def linear_part(self) -> Formula:
         """The same map without its bias, over an input continued by zeros where it was continued by constants."""
+        return self._linear
+
+    @cached_property
+    def _linear(self) -> Formula:
+        return self._linear_part()
+
+    @abstractmethod
+    def _linear_part(self) -> Formula:
+        """`linear_part`, made anew; once for each formula, since formulas share their parts."""
 
     @abstractmethod
     def leaves(self) -> Iterator[Leaf]:
@@ -171,7 +179,7 @@ class Leaf(Formula):
     def leaves(self) -> Iterator[Leaf]:
         yield self
 
-    def linear_part(self) -> Formula:
+    def _linear_part(self) -> Formula:
         value = self.value
         bare = AffineConv(value.kernel, 0 * value.bias, value.windows, value.groups, value.mode)
         return Leaf(bare, self.names, None if self.origin is None else ("linear part", self.origin), self.rounding)
@@ -217,7 +225,7 @@ class _Pair(Formula):
         fill = None if self.fill is None else tuple(self.fill.tolist())
         return (self.symbol, self.left.key, self.right.key, self.stencil, fill)
 
-    def linear_part(self) -> Formula:
+    def _linear_part(self) -> Formula:
         return type(self)(self.left.linear_part(), self.right.linear_part(), self.stencil, None)
 
     @property

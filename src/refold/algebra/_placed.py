@@ -78,7 +78,7 @@ class Placed(Carried):
     def slack(self) -> Array | None:
         return self.inner.slack
 
-    def linear_part(self) -> Formula:
+    def _linear_part(self) -> Formula:
         return Placed(self.inner.linear_part(), self.axes)
 
     @property
@@ -122,7 +122,7 @@ class Spread(Carried):
         slack = self.inner.slack
         return None if slack is None else self._taken(slack)
 
-    def linear_part(self) -> Formula:
+    def _linear_part(self) -> Formula:
         return Spread(self.inner.linear_part(), self.places, self.rank)
 
     @property

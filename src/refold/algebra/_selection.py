@@ -81,7 +81,7 @@ class Selection(Formula):
     def leaves(self) -> Iterator[Leaf]:
         yield from ()
 
-    def linear_part(self) -> Formula:
+    def _linear_part(self) -> Formula:
         return self
 
     def _level(self, constant: Array | None) -> Array:

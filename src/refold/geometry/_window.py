@@ -27,9 +27,13 @@ class Window:
 
     def __post_init__(self) -> None:
         for name in ("kernel", "stride", "dilation", "upsample"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), at_least=1))
+            given = getattr(self, name)
+            if type(given) is not int or given < 1:
+                object.__setattr__(self, name, whole(name, given, at_least=1))
         for name in ("before", "after"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
+            given = getattr(self, name)
+            if type(given) is not int:
+                object.__setattr__(self, name, whole(name, given))
 
     @property
     def span(self) -> int:

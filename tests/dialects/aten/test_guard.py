@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import refold
-from refold.dialects.aten._guard import SizeGuard, fixed_size, read_condition
+from refold.dialects.aten._conditions import fixed_size, read_condition
+from refold.dialects.aten._guard import SizeGuard, TracedInput
 
 INPUTS = {"L['x']": "x", "L['xs'][0]": "xs_0"}
 
@@ -33,6 +34,17 @@ INPUTS = {"L['x']": "x", "L['xs'][0]": "xs_0"}
         ("abs(L['x'].size()[2] + ((-1)*L['x'].size()[3])) < 3", (8, 5), False),
         ("(L['x'].size()[2] & (-1) + L['x'].size()[2]) == 0", (6,), False),
         ("(L['x'].size()[2] % (L['x'].size()[2] // 4)) == 0", (3,), False),
+        ("L['x'].size()[2] != 1", (1,), False),
+        ("L['x'].size()[2] >= 2", (1,), False),
+        ("L['x'].size()[1] == 3", (4,), False),
+        ("3*L['x'].size()[0]*((-4) + L['x'].size()[3]) >= 2", (1, 4), False),
+        ("L['x'].size()[2] == 3 or L['x'].size()[2] == 5", (5,), True),
+        ("not (L['x'].size()[2] == 3 and L['x'].size()[3] < 4)", (3, 3), False),
+        ("1 < L['x'].size()[2] <= 4", (5,), False),
+        ("(4 if L['x'].size()[2] > 8 else 2) == 4", (8,), False),
+        ("round(L['x'].size()[2] / 2, 1) == 2.5", (5,), True),
+        ("L['x'].size()[2] >> 1 == 2", (6,), False),
+        ("math.sqrt(L['x'].size()[2]) <= math.inf", (6,), True),
     ],
 )
 def test_a_condition_is_read_and_holds_or_not(source: str, sizes: tuple[int, ...], holds: bool) -> None:
@@ -44,13 +56,6 @@ def test_a_condition_is_read_and_holds_or_not(source: str, sizes: tuple[int, ...
 @pytest.mark.parametrize(
     "source",
     [
-        "L['x'].size()[2] != 1",
-        "L['x'].size()[2] >= 2",
-        "L['x'].size()[1] == 3",
-        "(L['x'].size()[2]*L['x'].size()[3]) != L['x'].size()[2]",
-        "((-4) + L['x'].size()[3]) != 0",
-        "(-2) + L['x'].size()[3] >= 2",
-        "3*L['x'].size()[0]*((-4) + L['x'].size()[3]) >= 2",
         "L['unknown'].size()[0] <= 3",
         "__import__('os').system('true') == 0",
         "L['x'].size()[2].__class__ == 3",
@@ -58,12 +63,12 @@ def test_a_condition_is_read_and_holds_or_not(source: str, sizes: tuple[int, ...
         "L['x'].size()[0] <",
     ],
 )
-def test_what_tells_no_paths_apart_or_is_no_arithmetic_is_left_out(source: str) -> None:
+def test_what_is_no_arithmetic_of_sizes_is_not_read(source: str) -> None:
     assert read_condition(source, INPUTS) is None
 
 
 def test_the_guard_says_the_size_and_the_condition() -> None:
-    guard = SizeGuard([fixed_size("x", 2, 8)], ["x"])
+    guard = SizeGuard([fixed_size("x", 2, 8)], [TracedInput("x", 3, torch.float32)])
     guard(torch.zeros(1, 3, 8))
     for one in (guard, copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         with pytest.raises(ValueError, match="axis 2 of `x` is 9, but the network was traced for inputs where axis 2 of `x` is 8"):
@@ -89,6 +94,6 @@ def test_a_folded_network_refuses_sizes_that_take_another_path() -> None:
     result = refold.fold(model, (torch.randn(1, 3, 6, 9),))
     wide = torch.randn(2, 3, 5, 7)
     torch.testing.assert_close(result.model(wide), model(wide))
-    with pytest.raises(ValueError, match=r"traced for inputs where x\.shape\[3\] > x\.shape\[2\]"):
+    with pytest.raises(ValueError, match="traced for inputs where axis 3 of `x` is more than axis 2 of `x`"):
         result.model(torch.randn(2, 3, 7, 5))
-    assert any("x.shape[3] > x.shape[2]" in note for note in result.report.notes)
+    assert any("axis 3 of `x` is more than axis 2 of `x`" in note for note in result.report.notes)

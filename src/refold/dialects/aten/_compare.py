@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.export import ExportedProgram
@@ -19,41 +19,59 @@ from refold.verification import FACTOR, SEED, OutputEvidence
 if TYPE_CHECKING:
     from refold.dialects.aten._model import AtenModel
 
+Inputs: TypeAlias = "tuple[tuple[Any, ...], Mapping[str, Any]]"
+"""Positional and keyword arguments of a network."""
+
 MOVES = 4
 """Times that inputs are moved by a rounding; one alone may happen to move an output little."""
 
 
-def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram) -> Iterator[OutputEvidence]:
-    """Each output of a network and of another one, both as they ship, on the example inputs."""
-    original = pytree.tree_flatten_with_path(source.run_original())[0]
+def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram, inputs: Inputs | None = None) -> Iterator[OutputEvidence]:
+    """Each output of a network and of another one, both as they ship, on the example inputs or on others like them."""
+    inputs = (source.args, source.kwargs) if inputs is None else inputs
+    original = pytree.tree_flatten_with_path(source.run_original(*inputs))[0]
     module: Any = other.module() if isinstance(other, ExportedProgram) else other
-    folded = pytree.tree_leaves(run(module, source.args, source.kwargs))
+    folded = pytree.tree_leaves(run(module, *inputs))
     if len(folded) != len(original):
         raise FoldError(f"the two models give {len(original)} and {len(folded)} outputs; compare models that give the same")
-    longest = sum(node.longest_sum for node in source.graph.linear())
-    truths = _truths(source, [mine for _, mine in original], longest)
-    noise = _noise(source, [mine for _, mine in original], folded, longest)
-    for (path, mine), theirs, truth, own in zip(original, folded, truths or [None] * len(folded), noise, strict=True):
+    mine = [output for _, output in original]
+    truths = _truths(source, inputs, mine, source.longest)
+    runs = _own_runs(source, inputs, mine, folded, source.longest)
+    names = [pytree.keystr(path) or "output" for path, _ in original]
+    yield from output_evidence(names, mine, folded, source.longest, truths, runs)
+
+
+def output_evidence(
+    names: Sequence[str],
+    original: Sequence[Any],
+    folded: Sequence[Any],
+    longest: int,
+    truths: Sequence[Any] | None = None,
+    runs: Sequence[Sequence[Any]] = (),
+) -> Iterator[OutputEvidence]:
+    """Each output that is a tensor, with what is known of its truth and of what rounding alone makes of it."""
+    for name, mine, theirs, truth, *own in zip(names, original, folded, truths or [None] * len(folded), *runs, strict=True):
         if isinstance(mine, torch.Tensor):
             if mine.is_complex():
-                mine, theirs, truth = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth))
-            rounding = _unit(mine)
-            unnoticed = rounding * _largest(mine)
-            length = max(longest, math.ceil((own / unnoticed) ** 2) if unnoticed > 0 else 0)
-            yield OutputEvidence(pytree.keystr(path) or "output", mine.detach(), theirs.detach(), truth, rounding, length)
+                mine, theirs, truth, *own = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth, *own))
+            others = tuple(one.detach() for one in own if one.shape == mine.shape)
+            noise = max((_distance(mine, one) for one in others), default=0.0)
+            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, _unit(mine), longest, noise, others)
 
 
-def _truths(source: AtenModel, outputs: Sequence[Any], length: int) -> list[Any] | None:
+def _truths(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], length: int) -> list[Any] | None:
     """The outputs in float64; None where the program does not run there or draws random numbers, which differ there.
 
     None, too, where the program is not the model, which is seen where it lies as far from the outputs in their own dtype.
     """
     if any(draws_at_random(node) for node in source.traced.program.graph.nodes):
         return None
-    flat = pytree.tree_leaves((source.args, dict(source.kwargs)))
+    flat = pytree.tree_leaves((inputs[0], dict(inputs[1])))
     try:
         truths = run_program(source.traced.program, flat, wide=True)
-        if not _is_explained(outputs, truths, length):
+        if any(isinstance(mine, torch.Tensor) and mine.shape != truth.shape for mine, truth in zip(outputs, truths, strict=True)):
+            return None  # bytes of numbers, of which float64 has more
+        if not is_explained(outputs, truths, length):
             traced = run_program(source.traced.program, flat, wide=False)
             pairs = zip(outputs, truths, traced, strict=True)
             if any(_distance(mine, own) > _distance(mine, truth) / 2 > 0 for mine, truth, own in pairs):
@@ -63,19 +81,20 @@ def _truths(source: AtenModel, outputs: Sequence[Any], length: int) -> list[Any]
     return truths
 
 
-def _is_explained(outputs: Sequence[Any], others: Sequence[Any], length: int) -> bool:
+def is_explained(outputs: Sequence[Any], others: Sequence[Any], length: int) -> bool:
     """Whether outputs differ by no more than the roundings of sums of this length make."""
     explained = FACTOR * math.sqrt(max(1, length))
     return all(_distance(mine, other) <= explained * _unit(mine) * _largest(mine) for mine, other in zip(outputs, others, strict=True))
 
 
-def _noise(source: AtenModel, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[float]:
-    """How far each output of the original moves where the inputs are one rounding off, which is what no fold can be held to undercut.
+def _own_runs(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[list[Any]]:
+    """What the original gives where its inputs are one rounding off: how far that moves is what no fold can be held to undercut.
 
-    Worked out only where two outputs differ by more than the roundings of sums of this length explain: an ill-conditioned network.
+    Worked out only where two outputs differ by more than the roundings of sums of this length explain: a network that is ill-conditioned,
+    or whose outputs are in an order that ties decide.
     """
-    if _is_explained(outputs, folded, length):
-        return [0.0] * len(outputs)
+    if is_explained(outputs, folded, length) and all(map(_are_equal, outputs, folded)):
+        return []
     generator = torch.Generator().manual_seed(SEED)
 
     def moved(leaf: Any) -> Any:
@@ -84,14 +103,20 @@ def _noise(source: AtenModel, outputs: Sequence[Any], folded: Sequence[Any], len
         signs = torch.randint(0, 2, leaf.shape, generator=generator).to(leaf.device, leaf.dtype) * 2 - 1
         return leaf * (1 + signs * torch.finfo(leaf.dtype).eps)
 
-    noise = [0.0] * len(outputs)
+    runs: list[list[Any]] = []
     for _ in range(MOVES):
         try:
-            again = pytree.tree_leaves(source.run_original(*pytree.tree_map(moved, (source.args, dict(source.kwargs)))))
+            runs.append(pytree.tree_leaves(source.run_original(*pytree.tree_map(moved, (inputs[0], dict(inputs[1]))))))
         except FoldError:  # what it takes is not for it to be moved, as a number that is looked up
             break
-        noise = [max(known, _distance(mine, other)) for known, mine, other in zip(noise, outputs, again, strict=True)]
-    return noise
+    return runs
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two outputs that hold no floating point numbers are alike; others may differ by roundings."""
+    if not isinstance(one, torch.Tensor) or one.is_floating_point() or one.is_complex():
+        return True
+    return torch.equal(one, other)
 
 
 def _distance(one: Any, other: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from refold.census import Census
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
+from refold.dialects.aten._conditions import Condition, by_what_they_allow, without_weaker
 from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
+from refold.dialects.aten._other_sizes import compared_elsewhere, narrower, with_dtypes
+from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
 from refold.dialects.aten._sizes import symbols_of
-from refold.dialects.aten._trace import Traced, adopt, copies, describe, run, trace, user_inputs
+from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, user_inputs
+from refold.dialects.aten._trials import Settled, Shapes, Trials, in_order, settle
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
@@ -34,7 +40,11 @@ NOTED = 6
 
 
 class AtenModel:
-    """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing."""
+    """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing.
+
+    `conditions` are what the sizes of the folded network's inputs are held to, known once it is written: what the tracing asks for, and
+    what the folding does.
+    """
 
     def __init__(self, model: torch.nn.Module | ExportedProgram, example: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self._original = model
@@ -44,6 +54,7 @@ class AtenModel:
         else:
             reference = run(model, self.args, self.kwargs)
             self.traced = trace(model, self.args, self.kwargs, reference)
+        self.conditions: tuple[Condition, ...] = ()
         self._names = _argument_names(model, self.args, self.kwargs)
         self.constants = Constants(self.traced.program)
         with torch.no_grad():
@@ -55,13 +66,29 @@ class AtenModel:
         given = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
         return symbols_of([traced for _, traced in user_inputs(self.traced.program)], given)
 
+    @cached_property
+    def settled(self) -> Settled:
+        """What of the conditions of the trace matters, found by running the original beside it."""
+        trials = Trials(self.run_original, self.traced.program, dict(user_inputs(self.traced.program)), self.args, self.kwargs)
+        return settle(trials, self.traced.conditions, self.traced.inputs)
+
+    @cached_property
+    def longest(self) -> int:
+        """Numbers that are summed one after another from the inputs to the outputs."""
+        return sum(node.longest_sum for node in self.graph.linear())
+
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the inputs are held to, and why."""
+        """What the inputs are held to and those of the original are not, and why; and what is named otherwise in the folded one."""
         why = f" ({self.traced.why})" if self.traced.why else ""
-        texts = [condition.text for condition in self.traced.conditions]
+        texts = [condition.text for condition in self.conditions if not (condition.is_shared or condition.is_implied)]
+        texts = [*dict.fromkeys(texts), *(f"`{one.name}` is {one.value!r}" for one in self.traced.arguments)]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
-        return tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
+        held = tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
+        renamed = Paths(self.traced.program.state_dict).renamed.items()
+        return held + tuple(
+            f"`{name}` is `{path}` in the folded network: torch cannot write code that calls it `{name}`" for name, path in renamed
+        )
 
     @property
     def census(self) -> Census:
@@ -82,19 +109,25 @@ class AtenModel:
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            written = write_module(self.traced.program, plan, self._names, self.traced.conditions)
+            guard = SizeGuard(self.settled.conditions, self.traced.inputs, self.traced.arguments)
+            written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()
+        example = shapes_of(self.traced.program, (self.args, self.kwargs))
+        own = narrower(self, written.module, self.settled.shown, example)
+        every = in_order(without_weaker((*self.settled.conditions, *own)), example)
+        guard.conditions = self.conditions = by_what_they_allow([*every], example)
+        guard.inputs = tuple(with_dtypes(self, written.module, guard))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:
         """The original's own eval output on the example inputs, or on others like them."""
         args, kwargs = (self.args, self.kwargs) if args is None else (args, kwargs or {})
-        if isinstance(self._original, ExportedProgram):
-            own_args, own_kwargs = copies(args, kwargs)
-            with torch.no_grad():
-                return self._original.module()(*own_args, **own_kwargs)
-        return run(self._original, args, kwargs)
+        return run(self._runnable, args, kwargs)
+
+    @cached_property
+    def _runnable(self) -> torch.nn.Module:
+        return self._original.module() if isinstance(self._original, ExportedProgram) else self._original
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +180,7 @@ class AtenDeployed:
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole network at other sizes, where the original runs."""
-        return iter(())
+        return compared_elsewhere(self.source, self.written.module, self.source.conditions)
 
     def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
         """Write the module as `pt2`, `onnx` or `safetensors`; see `refold.dialects.aten._save` for `text_for`."""
@@ -157,6 +190,12 @@ class AtenDeployed:
 def compare(original: Any, other: torch.nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Iterator[OutputEvidence]:
     """Each output of two networks on the same inputs, and the truth of the first."""
     return compared(AtenModel(original, example, kwargs), other)
+
+
+def shapes_of(program: ExportedProgram, inputs: tuple[Any, Any]) -> Shapes:
+    """The shapes of the tensors among some inputs, by name."""
+    tensors = [leaf for leaf in pytree.tree_leaves((inputs[0], dict(inputs[1]))) if isinstance(leaf, torch.Tensor)]
+    return {name: tuple(leaf.shape) for (name, _), leaf in zip(user_inputs(program), tensors, strict=True)}
 
 
 def _work(graph: Graph) -> Iterator[int]:

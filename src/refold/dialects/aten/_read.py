@@ -13,16 +13,20 @@ from refold.algebra import Obstruction
 from refold.dialects.aten import _operators, _products, _rearranging  # noqa: F401  (register the readers)
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._functional import has_effect
+from refold.dialects.aten._memory import read_by_memory, set_for_outputs
 from refold.dialects.aten._reading import Reading, read
 from refold.dialects.aten._sizes import Symbols, example, shape_of
 from refold.errors import AlgebraError, GeometryError
-from refold.graph import Graph, Linear, Opaque, Refusal
+from refold.graph import Graph, Linear, Opaque, Refusal, shared_folder
 from refold.maps import Moved, Scalar, Value
+
+REMEDY = "read by position, as slices and `unfold` do, or put `contiguous()` in front of what reads strides"
 
 
 def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols) -> Graph:
     """The program in neutral terms. Its node names are the value names; what no output hangs on, as it was read, is left out."""
     nodes = list(program.graph.nodes)
+    pinned, orders = read_by_memory(nodes, constants), set_for_outputs(nodes)
     readings = {node.name: _reading(node, constants) for node in nodes if node not in constants}
     live = _live(nodes, readings, constants)
     graph = Graph()
@@ -43,7 +47,12 @@ def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols)
         reading = readings[node.name]
         if isinstance(reading, Obstruction):
             graph.refusals.append(Refusal(node.name, operation(_source(node)), reading.law, reading.fact, reading.remedy))
-        graph.nodes[node.name] = _node(node, reading, constants)
+        graph.nodes[node.name] = made = _node(node, reading, constants)
+        if isinstance(made, Linear) and isinstance(reading, Reading) and (node in pinned or node in orders):
+            graph.kept.add(node.name)
+            if node in pinned and not reading.free:
+                fact = f"`{pinned[node]}` reads how its output lies in memory, which a merged layer may change"
+                graph.refusals.append(Refusal(shared_folder(made.sources) or made.output, made.operation, "memory", fact, REMEDY))
     return graph
 
 

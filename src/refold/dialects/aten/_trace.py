@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import math
+import operator
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +15,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as symbolic_sizes
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.functions import Max, Min
 
+from refold.dialects.aten._conditions import Condition, at_most, fixed_size, is_trivial, more_than, places_in, read_condition
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._functional import idle_dropouts_as_views, rename_in_place
-from refold.dialects.aten._guard import Condition, fixed_size, read_condition
+from refold.dialects.aten._guard import TracedArgument, TracedInput
 from refold.dialects.aten._numbers import KnownNumbers
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._sizes import fixed, shape_of
-from refold.dialects.aten._small import SmallSizes, agree
+from refold.dialects.aten._trials import agree
 from refold.errors import FoldError
 
 
@@ -31,12 +36,15 @@ from refold.errors import FoldError
 class Traced:
     """A network in eval as a functional graph.
 
-    `conditions` are what its inputs must satisfy for the graph to be the model: batch and spatial sizes that could not be left free, and
-    relations between sizes that the model branches on. `why` is what torch said of the sizes that it could not leave free.
+    `conditions` are what its inputs must satisfy for the graph to be the model: sizes that could not be left free, and relations between
+    sizes that the tracing took for granted. `inputs` are the tensors that it takes, `arguments` what else it was given. `why` is what
+    torch said of the sizes that it could not leave free.
     """
 
     program: ExportedProgram
     conditions: tuple[Condition, ...]
+    inputs: tuple[TracedInput, ...] = ()
+    arguments: tuple[TracedArgument, ...] = ()
     why: str | None = None
 
 
@@ -113,60 +121,95 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
                 raise FoldError("a batch of one takes another path through the model than a batch of two")
         return result
 
-    program, why = export(model, args, kwargs, finish=finish)
-    conditions = [*_conditions(program, _paths(model, args, kwargs))]
-    if not any(map(draws_at_random, program.graph.nodes)):
-        inputs = dict(zip(_paths(model, args, kwargs), _input_names(program), strict=False))
-        notes = [read_condition(source, inputs, doubtful=True) for source in getattr(program, "_guards_code", ())]
-        small = SmallSizes(lambda *given: run(model, *given), program, dict(user_inputs(program)), args, kwargs)
-        conditions += small.conditions([note for note in notes if note is not None])
-    return Traced(program, tuple(conditions), why)
+    exported = _attempted(model, args, kwargs, finish)
+    conditions = _conditions(exported.program, exported.notes, _paths(model, args, kwargs), args, kwargs)
+    return Traced(exported.program, tuple(conditions), *_signature(exported.program), exported.why)
 
 
 def adopt(program: ExportedProgram) -> Traced:
     """A program that somebody else traced, as a functional graph."""
-    return Traced(_checked(_lowered(program)), tuple(_fixed_sizes(program)))
+    functional = _checked(_lowered(program))
+    return Traced(functional, tuple(one for one in _ranges(functional) if not is_trivial(one)), *_signature(functional))
 
 
-def export(
-    model: torch.nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    finish: Callable[[ExportedProgram, bool], ExportedProgram] = lambda program, doubled: program,
-) -> tuple[ExportedProgram, str | None]:
+def _signature(program: ExportedProgram) -> tuple[tuple[TracedInput, ...], tuple[TracedArgument, ...]]:
+    """What the program takes: tensors, and what has become part of it."""
+    inputs = tuple(TracedInput(name, value.ndim, value.dtype) for name, value in user_inputs(program))
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    return inputs, tuple(TracedArgument(spec.arg.name, spec.arg.value) for spec in specs if isinstance(spec.arg, ConstantArgument))
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A program, what torch noted of sizes on the way, and what it said of those that could not be left free."""
+
+    program: ExportedProgram
+    notes: tuple[str, ...]
+    why: str | None
+
+
+def export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedProgram, str | None]:
     """Export the eval function with as many sizes free as it allows; the second value says why some could not be.
-
-    A batch of 1 in the examples is doubled, since tracing would freeze it. Where tracing with free sizes fails, first the spatial sizes
-    and then all sizes are fixed at those of the example. `finish` is part of each try, and is told whether the batch is doubled.
 
     Raises `FoldError` where the model cannot be traced at all.
     """
-    attempts: list[tuple[bool, Callable[[int], bool]]] = [
-        (True, lambda axis: True),
-        (False, lambda axis: True),
-        (True, lambda axis: axis == 0),
-        (False, lambda axis: axis == 0),
-        (False, lambda axis: False),
+    exported = _attempted(model, args, kwargs, lambda program, doubled: program)
+    return exported.program, exported.why
+
+
+def _attempted(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], finish: Callable[[ExportedProgram, bool], ExportedProgram]
+) -> Exported:
+    """The first that can be traced: with all sizes free, with the batch free, with none.
+
+    A batch of 1 in the examples is doubled, since tracing would freeze it. `finish` is part of each try, and is told whether the batch is
+    doubled. A free size may be anything from 0 on, so that a model that asks whether one is 1 has asked; where torch cannot trace that, it
+    is taken for more than 1, as torch does by itself.
+    """
+    attempts: list[tuple[bool, Callable[[int], bool], bool]] = [
+        (True, lambda axis: True, True),
+        (True, lambda axis: True, False),
+        (False, lambda axis: True, True),
+        (False, lambda axis: True, False),
+        (True, lambda axis: axis == 0, True),
+        (False, lambda axis: axis == 0, True),
+        (False, lambda axis: False, False),
     ]
     if not any(_is_single(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs)))):
         attempts = [attempt for attempt in attempts if not attempt[0]]
     first_failure: Exception | None = None
-    for doubled, free in attempts:
+    for doubled, free, from_zero in attempts:
         inputs = pytree.tree_map(_doubled, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
         try:
-            program = finish(_export(model, inputs[0], inputs[1], free), doubled)
+            program = _export(model, inputs[0], inputs[1], free, from_zero)
+            notes = tuple(getattr(program, "_guards_code", ()))
+            if from_zero and _clamps(program):
+                # What holds of every size of 2 and more cannot be told of such sizes; the notes of both traces count.
+                program = _export(model, inputs[0], inputs[1], free, False)
+                notes += tuple(getattr(program, "_guards_code", ()))
+            program = finish(program, doubled)
         except Exception as error:
             first_failure = first_failure or _told(error)
             continue
-        if doubled and (_froze_batch(program) or not _takes(program, model, args, kwargs)):
+        if doubled and (_froze_batch(program) or not _takes(program, notes, model, args, kwargs)):
             continue
-        why = None if first_failure is None else one_line(first_failure)
-        return program, why
+        return Exported(program, notes, None if first_failure is None else one_line(first_failure))
     assert first_failure is not None
     raise FoldError(
         f"torch.export cannot trace the model: {one_line(first_failure)}{_where(model, first_failure)}; {_remedy(first_failure)}"
     ) from first_failure
+
+
+def _clamps(program: ExportedProgram) -> bool:
+    """Whether a size of the program is the larger or the smaller of two, as what a crop leaves of an axis that may be empty."""
+    sizes = (
+        size
+        for node in program.graph.nodes
+        if isinstance(node.meta.get("val"), torch.Tensor)
+        for size in node.meta["val"].shape
+        if isinstance(size, torch.SymInt)
+    )
+    return any(size.node.expr.has(Max, Min) for size in sizes)
 
 
 def _told(failure: Exception) -> Exception:
@@ -221,7 +264,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int], bool]) -> ExportedProgram:
+def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int], bool], from_zero: bool) -> ExportedProgram:
     def sizes(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return None
@@ -230,7 +273,8 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int]
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
     is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
     named = _by_name(model, args, kwargs, shapes) if is_free else None
-    with evaluating(model), torch.no_grad(), _quiet(), KnownNumbers(model) as numbers:
+    sizes_from_zero = symbolic_sizes.patch(backed_size_oblivious=from_zero)  # type: ignore[attr-defined]
+    with evaluating(model), torch.no_grad(), _quiet(), sizes_from_zero, KnownNumbers(model) as numbers:
         program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
     if numbers.changing:
         raise FoldError(f"forward reads the number in `{numbers.changing[0]}` and writes to it, so that each call is another function")
@@ -263,12 +307,14 @@ def _froze_batch(program: ExportedProgram) -> bool:
     return any(value.ndim > 0 and fixed(value.shape[0]) is not None for _, value in user_inputs(program))
 
 
-def _takes(program: ExportedProgram, model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether inputs meet the conditions that were noted of others, of a doubled batch."""
-    leaves = zip(_input_names(program), pytree.tree_leaves((args, dict(kwargs))), strict=False)
-    given = {name: leaf for name, leaf in leaves if isinstance(leaf, torch.Tensor)}
-    noted = _conditions(program, _paths(model, args, kwargs))
-    return all(one.holds([int(given[name].shape[axis]) for name, axis in one.places]) for one in noted)
+def _takes(
+    program: ExportedProgram, notes: Sequence[str], model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether inputs meet the conditions that were noted of others, of a doubled batch; torch itself excludes a single one in any case."""
+    leaves = zip(_input_names(program), pytree.tree_leaves((args, dict(kwargs))), strict=True)
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves if isinstance(leaf, torch.Tensor)}
+    noted = _conditions(program, notes, _paths(model, args, kwargs), args, kwargs)
+    return all(one.holds_at(shapes) for one in noted if not _is_more_than_one(one))
 
 
 def _input_names(program: ExportedProgram) -> list[str]:
@@ -277,34 +323,58 @@ def _input_names(program: ExportedProgram) -> list[str]:
 
 def _paths(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """How torch calls each leaf of the inputs: `L['x']`, `L['xs'][0]`, in order."""
-    named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    by_identity: dict[int, str] = {}
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    numbered_args, numbered_kwargs = pytree.tree_unflatten(list(range(len(leaves))), spec)
+    named = inspect.signature(model.forward).bind(*numbered_args, **numbered_kwargs).arguments
     kinds = inspect.signature(model.forward).parameters
+    paths = [""] * len(leaves)
     for name, value in named.items():
         prefix = "L" if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else f"L['{name}']"
-        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-            by_identity[id(leaf)] = prefix + pytree.keystr(path)
-    return [by_identity.get(id(leaf), "") for leaf in pytree.tree_leaves((args, dict(kwargs)))]
+        for path, number in pytree.tree_flatten_with_path(value)[0]:
+            paths[number] = prefix + pytree.keystr(path)
+    return paths
 
 
-def _conditions(program: ExportedProgram, paths: Sequence[str]) -> Iterator[Condition]:
-    """The sizes that are not free, and what torch notes of the others."""
-    yield from _fixed_sizes(program)
-    inputs = dict(zip(paths, _input_names(program), strict=False))
-    known: set[str] = set()
-    for source in getattr(program, "_guards_code", ()):
+def _conditions(
+    program: ExportedProgram, notes: Sequence[str], paths: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[Condition]:
+    """All that the trace takes for granted of sizes: those that are not free, the range of those that are, and what torch notes of them.
+
+    A note that cannot be read holds each size that it speaks of to that of the example.
+    """
+    inputs = dict(zip(paths, _input_names(program), strict=True))
+    leaves = dict(zip(_input_names(program), pytree.tree_leaves((args, dict(kwargs))), strict=True))
+    found = dict.fromkeys(_ranges(program))
+    for source in notes:
         condition = read_condition(source, inputs)
-        if condition is not None and condition.text not in known:
-            known.add(condition.text)
-            yield condition
+        if condition is not None:
+            found.setdefault(condition)
+            continue
+        places = places_in(source, inputs) or [(name, axis) for name, x in user_inputs(program) for axis in range(x.ndim)]
+        found.update({fixed_size(name, axis, int(leaves[name].shape[axis])): None for name, axis in places})
+    yield from (condition for condition in found if not is_trivial(condition))
 
 
-def _fixed_sizes(program: ExportedProgram) -> Iterator[Condition]:
-    """Batch and spatial sizes that are not free; channels, which weights fix in any case, are left out."""
+def _ranges(program: ExportedProgram) -> Iterator[Condition]:
+    """Sizes that are not free, and the ends of those that are."""
+    bounds = {str(symbol): interval for symbol, interval in program.range_constraints.items()}
     for name, value in user_inputs(program):
         for axis, size in enumerate(shape_of(value)):
-            if size is not None and (axis == 0 or (axis >= 2 and value.ndim >= 4) or (axis == 2 and value.is_floating_point() is False)):
+            if size is not None:
                 yield fixed_size(name, axis, size)
+                continue
+            interval = bounds.get(str(value.shape[axis]))
+            least, most = (2, math.inf) if interval is None else (int(interval.lower), float(interval.upper))
+            if least > 0:
+                yield more_than(name, axis, least - 1)
+            if most < 2**31:
+                yield at_most(name, axis, int(most))
+
+
+def _is_more_than_one(condition: Condition) -> bool:
+    """Whether a condition is that one size is not 1, or not 0 and not 1."""
+    (act, *rest) = condition.tree if isinstance(condition.tree, tuple) else (None,)
+    return len(condition.places) == 1 and (act, *rest[1:]) in ((operator.gt, 1), (operator.ge, 2), (operator.ne, 1))
 
 
 def describe(leaf: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -17,15 +17,16 @@ from refold.algebra import Formula, Leaf, Rearrangement
 from refold.dialects.aten._bindings import use_bindings
 from refold.dialects.aten._constants import is_finite
 from refold.dialects.aten._functional import has_effect
-from refold.dialects.aten._guard import Condition, SizeGuard
+from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
+from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._rearranging import write_step
 from refold.graph import Refusal
 from refold.maps import Layout, Map, Scalar, as_moved
 from refold.plan import Fold, Plan
 
 GUARD = "size_guard"
-"""Where the check of sizes stands in a written module."""
+"""Where the check of sizes stands in a written module, unless the model has a part of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +40,25 @@ class Written:
     refusals: tuple[Refusal, ...]
 
 
-def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], conditions: Sequence[Condition] = ()) -> Written:
-    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `conditions` what it must hold its inputs to.
+def write_module(program: ExportedProgram, plan: Plan, arguments: Sequence[str], guard: SizeGuard | None = None) -> Written:
+    """Write a plan as a module of its own; `arguments` are the names that its forward takes, `guard` holds its inputs to what was traced.
 
     Ensures that the result shares no storage with the original, and that every folded weight is finite: a fold whose numbers leave the
     range of their dtype is refused here.
     """
-    return _Writer(program, list(arguments), tuple(conditions)).write(plan)
+    return _Writer(program, list(arguments), guard).write(plan)
 
 
 @dataclass(slots=True)
 class _Writer:
     program: ExportedProgram
     arguments: list[str]
-    conditions: tuple[Condition, ...]
+    guard: SizeGuard | None
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
     layers: dict[object, Layer] = field(default_factory=dict)
+    places: Paths = field(default_factory=Paths)
     paths: dict[object, str] = field(default_factory=dict)
     copies: dict[int, torch.Tensor] = field(default_factory=dict)
     emitted: dict[str, tuple[fx.Node, ...]] = field(default_factory=dict)
@@ -77,11 +79,10 @@ class _Writer:
                 refusals.append(refusal)
         live = _live(order, folds)
         specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
-        kept = {str(specs[name].target) for name in live if name in specs and specs[name].kind != InputKind.USER_INPUT}
-        taken = kept | {name[:at] for name in kept for at, sign in enumerate(name) if sign == "."}
+        self.places = Paths(self._kept(live, specs))
         for fold in folds.values():
             if fold.value in live:
-                self._place_layers(fold, traced[fold.value].dtype, taken)
+                self._place_layers(fold, traced[fold.value].dtype)
         self._inputs(order, specs)
         for node in order:
             if node.name in self.nodes:
@@ -111,10 +112,10 @@ class _Writer:
         for node in order:
             if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
                 self.nodes[node.name] = self.graph.placeholder(node.name)
-        if self.conditions:
-            names = sorted({name for condition in self.conditions for name, _ in condition.places})
-            self.root.add_module(GUARD, SizeGuard(self.conditions, names))
-            self.graph.call_module(GUARD, tuple(self.nodes[name] for name in names))
+        if self.guard is not None:
+            path = self.places.place(GUARD)
+            _attach(self.root, path, self.guard)
+            self.graph.call_module(path, tuple(self.nodes[name] for name in self.guard.reads))
 
     def _make_layers(self, fold: Fold, dtype: torch.dtype, channels_last: bool) -> Refusal | None:
         for mapped in _inner(fold):
@@ -134,20 +135,23 @@ class _Writer:
             self.layers[mapped.key, dtype] = make_layer(value, trainable=trainable, channels_last=channels_last)
         return None
 
-    def _place_layers(self, fold: Fold, dtype: torch.dtype, taken: set[str]) -> None:
-        """Attach the layers of a fold under paths that are not `taken`, neither by what is kept and its folders nor by other layers."""
+    def _kept(self, live: set[str], specs: Mapping[str, InputSpec]) -> Iterator[str]:
+        """Names of the original's tensors and parts that stand in the written module too."""
+        for name in live:
+            if name in specs and specs[name].kind != InputKind.USER_INPUT:
+                yield str(specs[name].target)
+            elif self.originals[name].op == "get_attr":
+                yield str(self.originals[name].target)
+        for spec in self.program.graph_signature.output_specs:
+            if spec.kind not in (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION):
+                yield str(spec.target)
+
+    def _place_layers(self, fold: Fold, dtype: torch.dtype) -> None:
         for mapped in _inner(fold):
-            if (mapped.key, dtype) in self.paths:
-                continue
-            path = _path(mapped, fold.value)
-            if path in taken and path not in self.paths.values():
-                path = f"{path}.folded"
-            base, number = path, 1
-            while path in taken:
-                path, number = f"{base}_{number}", number + 1
-            taken.add(path)
-            self.paths[mapped.key, dtype] = path
-            _attach(self.root, path, self.layers[mapped.key, dtype].module)
+            if (mapped.key, dtype) not in self.paths:
+                path = self.places.place(_path(mapped, fold.value))
+                self.paths[mapped.key, dtype] = path
+                _attach(self.root, path, self.layers[mapped.key, dtype].module)
 
     def _name(self, fold: Fold, dtype: torch.dtype) -> str:
         paths = [self.paths[mapped.key, dtype] for mapped in _inner(fold)]
@@ -197,7 +201,9 @@ class _Writer:
 
     def _copy(self, node: fx.Node) -> fx.Node:
         if node.op == "get_attr":
-            _attach(self.root, str(node.target), getattr(self.program.graph_module, str(node.target)))
+            path = self.places.kept(str(node.target))
+            _attach(self.root, path, getattr(self.program.graph_module, str(node.target)))
+            return self.graph.get_attr(path)
         copy = self.graph.node_copy(node, lambda one: self.nodes[one.name])
         if copy.target is ATEN.view.default:
             copy.target = ATEN.reshape.default
@@ -214,8 +220,9 @@ class _Writer:
                 if isinstance(original, nn.Parameter):
                     copy = nn.Parameter(copy, original.requires_grad)
                 self.copies[id(original)] = copy
-        _attach(self.root, name, copy, persistent=name in state)
-        return self.graph.get_attr(name)
+        path = self.places.kept(name)
+        _attach(self.root, path, copy, persistent=name in state)
+        return self.graph.get_attr(path)
 
     def _output(self, node: fx.Node) -> None:
         results: list[Any] = []

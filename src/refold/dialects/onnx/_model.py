@@ -52,6 +52,10 @@ SIZES = 2
 """How many sizes of inputs whole models are compared on."""
 
 
+MOVES = 4
+"""Times that inputs are moved by a rounding; one alone may happen to move an output little."""
+
+
 class OnnxModel:
     """An ONNX model that was read: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; `example` holds inputs for verification.
 
@@ -244,7 +248,7 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
         if len(folded) != len(outputs):
             raise FoldError(f"the two models give {len(outputs)} and {len(folded)} outputs; compare models that give the same")
         known = _truths(source, feeds, outputs, longest)
-        noise = [0.0] * len(outputs) if known else _noise(source, feeds, outputs, folded, longest)
+        own = _own_runs(source, feeds, outputs, folded, longest)
         for position, output in enumerate(skeleton.graph.output):
             mine, theirs = outputs[position], folded[position]
             if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
@@ -252,10 +256,9 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
             elem_type = output.type.tensor_type.elem_type
             name = output.name if len(runs) == 1 else f"{output.name} (inputs {number + 1})"
             rounding = FLOATS.get(elem_type, 0.0)
-            scale = float(np.abs(mine.astype(np.float64)).max(initial=0.0)) if rounding else 0.0
-            own = math.ceil((noise[position] / (rounding * scale)) ** 2) if rounding * scale > 0 else 0
-            length = max(longest, own)
-            yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, length)
+            others = tuple(one[position] for one in own if np.shape(one[position]) == mine.shape)
+            noise = _distance(mine, own[0][position]) if own and known is None else 0.0
+            yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, longest, noise, others, number)
 
 
 def _original_runs(source: OnnxModel) -> Iterator[tuple[Feeds, list[Any]]]:
@@ -303,15 +306,36 @@ def _truths(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], length: int
     return known if believed else None
 
 
-def _noise(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[float]:
-    """How far the original is from itself where the runtime fuses and orders its sums otherwise.
+def _own_runs(source: OnnxModel, feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[list[Any]]:
+    """What the original gives where the runtime fuses and orders its sums otherwise, and then where its inputs are one rounding off.
 
     Worked out only where the two models differ by more than the roundings of sums of this length explain.
     """
-    if all(_distance(mine, theirs) <= math.sqrt(max(1, length)) * _unnoticed(mine) for mine, theirs in zip(outputs, folded, strict=True)):
-        return [0.0] * len(outputs)
-    again = source.session(optimized=True).run(feeds)
-    return [_distance(mine, other) for mine, other in zip(outputs, again, strict=True)]
+    explained = math.sqrt(max(1, length))
+    if all(_is_explained(mine, theirs, explained) for mine, theirs in zip(outputs, folded, strict=True)):
+        return []
+    runs = [source.session(optimized=True).run(feeds)]
+    generator, session = np.random.default_rng(SEED), source.session()
+    for _ in range(MOVES):
+        try:
+            runs.append(session.run({name: _moved(array, generator) for name, array in feeds.items()}))
+        except FoldError:  # what it takes is not for it to be moved, as a number that is looked up
+            break
+    return runs
+
+
+def _moved(array: Any, generator: np.random.Generator) -> Any:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        return array
+    signs = generator.integers(0, 2, array.shape).astype(array.dtype) * 2 - 1
+    return array * (1 + signs * np.finfo(array.dtype).eps)
+
+
+def _is_explained(mine: Any, theirs: Any, times: float) -> bool:
+    """Whether roundings explain how far two outputs are apart; what holds no floating point numbers must be equal."""
+    if isinstance(mine, np.ndarray) and mine.dtype.kind in "iub":
+        return np.array_equal(mine, theirs)
+    return _distance(mine, theirs) <= times * _unnoticed(mine)
 
 
 def _unnoticed(output: Any) -> float:

@@ -1,0 +1,462 @@
+"""Runs a model beside its trace at other sizes than the example's: which relations between sizes matter, and where both are one.
+
+Every relation that tracing assumed is kept, unless it was shown not to matter: at all sizes that break it, or at many where there is no end
+of them, the model and its trace gave the same. What no relation tells apart and gives something else all the same holds the axis fixed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, TypeAlias
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_sizes
+from refold.dialects.aten._constants import draws_at_random
+from refold.dialects.aten._guard import TracedInput
+from refold.dialects.aten._run import run_program
+from refold.dialects.aten._sizes import fixed
+from refold.errors import FoldError
+
+Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
+
+SCANNED = 256
+"""Sizes up to which a relation of one axis is looked at one by one."""
+FAR = (300, 511, 512, 513, 1000, 4095, 4096, 65_536, 10**6, 2**31)
+"""Sizes beyond, at which it is looked at too, to tell whether what breaks it ends."""
+FEW = 16
+"""Sizes that break a relation which are all tried, where they are no more."""
+MANY = 12
+"""Sizes that are tried where there is no end of them."""
+PLAIN = 80
+"""Letters up to which a relation of several axes is said rather than a bound on one of them."""
+RUNS = 160
+"""Runs of the model on which a decision is based; what is still open then is kept."""
+LARGER = 4
+"""Times the numbers of the example that an input may have in a trial."""
+ALWAYS = 1 << 14
+"""Numbers that it may have in any case."""
+SMALL = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128)
+"""Sizes at which a model is tried for the smallest that it takes."""
+HELD = 1 << 22
+"""Numbers of the model's outputs that are kept for the proof."""
+OTHER_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64, torch.bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a folded network is held to: the conditions that matter.
+
+    `dtypes` are runs with inputs of other dtypes, `shown` runs at other sizes, in which the model and its trace gave the same; `refused`
+    are sizes that the model takes and a condition does not allow.
+    """
+
+    conditions: tuple[Condition, ...]
+    dtypes: tuple[tuple[str, torch.dtype, Trial], ...] = ()
+    shown: tuple[Trial, ...] = ()
+    refused: tuple[tuple[Shapes, Condition], ...] = ()
+
+
+def settle(trials: Trials, conditions: Sequence[Condition], inputs: Sequence[TracedInput]) -> Settled:
+    """Try what tracing took for granted. A program that draws random numbers is not tried, since no two of its runs are alike."""
+    if any(map(draws_at_random, trials.program.graph.nodes)):
+        return Settled(tuple(conditions))
+    kept = trials.settle(conditions)
+    dtypes = ((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
+    return Settled(tuple(kept), tuple(dtypes), tuple(trials.shown(kept)), tuple(trials.refused(kept)))
+
+
+class Outcome(Enum):
+    """What a trial gave."""
+
+    SAME = "the model and its trace give the same"
+    DIFFERENT = "the trace gives something else"
+    FAILS = "the trace does not run"
+    REFUSED = "the model does not run"
+    SKIPPED = "not tried"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of both, and what the model gave where it is to be compared with what it is folded into."""
+
+    shapes: Shapes
+    outcome: Outcome
+    leaves: tuple[Any, ...] = ()
+    outputs: tuple[Any, ...] = ()
+
+
+@dataclass(slots=True)
+class Trials:
+    """A model and its trace, run side by side.
+
+    `original` takes args and kwargs and raises `FoldError` where it does not run; `traced` are the tensors among the inputs, as traced.
+    """
+
+    original: Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+    program: ExportedProgram
+    traced: Mapping[str, torch.Tensor]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    seen: dict[tuple[tuple[str, tuple[int, ...]], ...], Trial] = field(default_factory=dict)
+    example: Shapes = field(init=False)
+    base: dict[Any, int] = field(init=False)
+    runs: int = 0
+    held: int = 0
+
+    def __post_init__(self) -> None:
+        tensors = [leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, torch.Tensor)]
+        self.example = {name: tuple(leaf.shape) for name, leaf in zip(self.traced, tensors, strict=True)}
+        self.base = {}
+
+    def settle(self, conditions: Sequence[Condition]) -> list[Condition]:
+        """The conditions that are to be checked, the plainest first, and axes that have to be fixed besides."""
+        self.base = self._smallest(conditions)
+        breaking = {condition: [*self._breaking(condition)] for condition in conditions}
+        points = [shapes for tried in breaking.values() for shapes in tried] + [*self._probes(conditions)]
+        for shapes in points:
+            self.run(shapes)
+        faults = [trial for trial in self.seen.values() if trial.outcome in (Outcome.DIFFERENT, Outcome.FAILS)]
+        plain = [one for one in conditions if len(one.places) == 1 or len(one.text) < PLAIN]
+        others = [one for one in conditions if one not in plain]
+        candidates = [*sorted(plain, key=plainness), *self._bounds(faults), *sorted(others, key=plainness)]
+        kept, open_faults = _cover(candidates, faults)
+        for fault in open_faults:
+            if all(condition.holds_at(fault.shapes) for condition in kept):
+                kept += self._fixing(fault.shapes)
+        for condition in conditions:
+            if condition not in kept and not self._is_shown(condition, kept):
+                kept.append(self._widened(condition, breaking[condition]))
+        return [replace(one, is_shared=self._is_shared(one)) for one in sorted(kept, key=plainness)]
+
+    def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
+        """Sizes at which model and trace gave the same and which the conditions allow, other than the example's."""
+        for trial in self.seen.values():
+            if trial.outcome is Outcome.SAME and trial.shapes != self.example and all(one.holds_at(trial.shapes) for one in conditions):
+                yield trial
+
+    def refused(self, conditions: Sequence[Condition]) -> Iterator[tuple[Shapes, Condition]]:
+        """Sizes that the model takes and the first of the conditions that does not allow them."""
+        for trial in self.seen.values():
+            broken = next((one for one in conditions if not one.holds_at(trial.shapes)), None)
+            if broken is not None and trial.outcome not in (Outcome.REFUSED, Outcome.SKIPPED):
+                yield trial.shapes, broken
+
+    def other_dtypes(self, one: TracedInput) -> Iterator[tuple[torch.dtype, Trial]]:
+        """Dtypes that the model takes as well for an input, with its trace giving the same."""
+        shapes = self._shapes({})
+        for dtype in OTHER_DTYPES:
+            if dtype is not one.dtype and _may_be_cast(one.dtype, dtype):
+                leaves = self._resized(shapes, {one.name: dtype})
+                outcome, outputs = self._compare(leaves)
+                if outcome is Outcome.SAME:
+                    yield dtype, Trial(shapes, outcome, tuple(leaves), tuple(outputs))
+
+    def run(self, shapes: Shapes) -> Trial:
+        """One trial, or what it gave before."""
+        key = tuple(shapes.items())
+        if key not in self.seen:
+            self.seen[key] = self._tried(shapes)
+        return self.seen[key]
+
+    def _tried(self, shapes: Shapes) -> Trial:
+        if self.runs >= RUNS or self._is_large(shapes):
+            return Trial(shapes, Outcome.SKIPPED)
+        self.runs += 1
+        leaves = self._resized(shapes, {})
+        outcome, outputs = self._compare(leaves)
+        if outcome is not Outcome.SAME:
+            return Trial(shapes, outcome)
+        numbers = sum(one.numel() for one in (*leaves, *outputs) if isinstance(one, torch.Tensor))
+        if self.held + numbers > HELD:
+            return Trial(shapes, outcome)
+        self.held += numbers
+        return Trial(shapes, outcome, tuple(leaves), tuple(outputs))
+
+    def _is_large(self, shapes: Shapes) -> bool:
+        return any(math.prod(shape) > max(ALWAYS, LARGER * math.prod(self.example[name])) for name, shape in shapes.items())
+
+    def _compare(self, leaves: Sequence[Any]) -> tuple[Outcome, list[Any]]:
+        spec = pytree.tree_structure((self.args, dict(self.kwargs)))
+        args, kwargs = pytree.tree_unflatten(list(leaves), spec)
+        try:
+            expected = pytree.tree_leaves(self.original(args, kwargs))
+        except FoldError:
+            return Outcome.REFUSED, []
+        try:
+            traced = run_program(self.program, [one.clone() if isinstance(one, torch.Tensor) else one for one in leaves], wide=False)
+        except Exception:  # whatever an operator raises, it is not silent
+            return Outcome.FAILS, []
+        return (Outcome.SAME if agree(traced, expected) else Outcome.DIFFERENT), expected
+
+    def _resized(self, shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> list[Any]:
+        names = iter(self.traced)
+        resized = []
+        for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))):
+            if not isinstance(leaf, torch.Tensor):
+                resized.append(leaf)
+                continue
+            name = next(names)
+            tensor = stretched(leaf, shapes[name])
+            resized.append(_cast(tensor, dtypes[name]) if name in dtypes else tensor)
+        return resized
+
+    def _smallest(self, conditions: Sequence[Condition]) -> dict[Any, int]:
+        """A small size for each free one at which model and trace give the same, so that trials cost little; the example's, if none is."""
+        symbols = [symbol for symbol, places in self._groups().items() if self._is_free(places[0])]
+        batch = {symbol for symbol in symbols if all(axis == 0 for _, axis in self._groups()[symbol])}
+        start = {symbol: self._size_of(self._groups()[symbol][0]) for symbol in symbols}
+        for size in SMALL:
+            tried = {symbol: min(start[symbol], 2 if symbol in batch else size) for symbol in symbols}
+            shapes = self._shapes({}, tried)
+            if all(condition.holds_at(shapes) for condition in conditions) and self.run(shapes).outcome is Outcome.SAME:
+                return tried
+            if all(size >= start[symbol] for symbol in symbols):
+                break
+        return start
+
+    def _groups(self) -> dict[Any, list[Place]]:
+        """The axes of each size that stands by itself: a symbol of the trace, or a fixed axis."""
+        found: dict[Any, list[Place]] = {}
+        for name, value in self.traced.items():
+            for axis, size in enumerate(value.shape):
+                if fixed(size) is not None:
+                    found[name, axis] = [(name, axis)]
+                elif size.node.expr.is_symbol:  # type: ignore[attr-defined]
+                    found.setdefault(size.node.expr, []).append((name, axis))  # type: ignore[attr-defined]
+        return found
+
+    def _is_free(self, place: Place) -> bool:
+        return fixed(self.traced[place[0]].shape[place[1]]) is None
+
+    def _size_of(self, place: Place) -> int:
+        return self.example[place[0]][place[1]]
+
+    def _shapes(self, point: Mapping[Place, int], base: Mapping[Any, int] | None = None) -> Shapes:
+        """The shapes of all inputs where some axes have these sizes, and those that the trace ties to them follow."""
+        values = dict(self.base if base is None else base)
+        for (name, axis), size in point.items():
+            symbol = self.traced[name].shape[axis]
+            if fixed(symbol) is None and symbol.node.expr.is_symbol:  # type: ignore[attr-defined]
+                values[symbol.node.expr] = size  # type: ignore[attr-defined]
+        shapes = {}
+        for name, value in self.traced.items():
+            sizes = [_worked_out(size, values, self.example[name][axis]) for axis, size in enumerate(value.shape)]
+            shapes[name] = tuple(point.get((name, axis), size) for axis, size in enumerate(sizes))
+        return shapes
+
+    def _breaking(self, condition: Condition) -> Iterator[Shapes]:
+        """Inputs that break a condition and as few others as may be."""
+        for point in _broken(condition, [self._size_of(place) for place in condition.places])[0]:
+            yield self._shapes(dict(zip(condition.places, point, strict=True)))
+
+    def _probes(self, conditions: Sequence[Condition]) -> Iterator[Shapes]:
+        """Each free size by itself: empty, one, small and far ones, the example's neighbours; and all of them at once."""
+        start = {symbol: self._size_of(places[0]) for symbol, places in self._groups().items() if self._is_free(places[0])}
+        for symbol, n in start.items():
+            small = self.base[symbol]
+            for size in dict.fromkeys((0, 1, small + 1, small + 2, small + 3, 2 * small + 1, n, n + 1, 2 * n - 1)):
+                yield self._shapes({}, {**self.base, symbol: size})
+        for number in (1, 3):
+            yield self._shapes({}, dict.fromkeys(start, number))
+        far = {symbol: n + n // 2 + 1 for symbol, n in start.items()}
+        for sizes in (self.base, far, {**start, **{symbol: size + 1 for symbol, size in start.items() if size > 2}}):
+            shapes = self._shapes({}, sizes)
+            if all(condition.holds_at(shapes) for condition in conditions):
+                yield shapes
+
+    def _bounds(self, faults: Sequence[Trial]) -> Iterator[Condition]:
+        """That an axis is longer than in a fault, where nothing that was seen to be the same is as short."""
+        given = (trial.shapes for trial in self.seen.values() if trial.outcome is Outcome.SAME)
+        same = [self.example, *(shapes for shapes in given if all(map(all, shapes.values())))]  # of nothing, anything is the same
+        for places in self._groups().values():
+            name, axis = places[0]
+            short = [fault.shapes[name][axis] for fault in faults if fault.shapes[name][axis] < self.example[name][axis]]
+            for size in sorted(set(short), reverse=True):
+                bound = more_than(name, axis, size)
+                if all(bound.holds_at(shapes) for shapes in same):
+                    yield bound
+                    break
+
+    def _fixing(self, shapes: Shapes) -> list[Condition]:
+        """Conditions that the free axes in which these shapes leave the smallest or the example's stay as in the example."""
+        usual = self._shapes({})
+        moved = [
+            (name, axis)
+            for name, shape in shapes.items()
+            for axis, size in enumerate(shape)
+            if self._is_free((name, axis)) and size != self.example[name][axis] and size != usual[name][axis]
+        ]
+        moved = moved or [
+            (name, axis) for name, shape in shapes.items() for axis in range(len(shape)) if shape[axis] != self.example[name][axis]
+        ]
+        return [fixed_size(name, axis, self.example[name][axis]) for name, axis in moved]
+
+    def _is_shown(self, condition: Condition, kept: Sequence[Condition]) -> bool:
+        """Whether a condition that no fault asks for may be dropped: all that breaks it alone was tried, or much of it."""
+        sizes = [self._size_of(place) for place in condition.places]
+        points, ends = _broken(condition, sizes, _on_its_axes(condition, kept))
+        if len(sizes) > 1 and ends:  # of several axes not all sizes are looked at, but for a condition that few break on its own
+            ends = _broken(condition, sizes)[1]
+        trials = [self.run(self._shapes(dict(zip(condition.places, point, strict=True)))) for point in points]
+        outcomes = Counter(trial.outcome for trial in trials)
+        given, known = outcomes[Outcome.SAME], outcomes[Outcome.SAME] + outcomes[Outcome.REFUSED]
+        if known < len(trials) - outcomes[Outcome.SKIPPED]:
+            return False
+        if ends:
+            return not trials or (given > 0 and known == len(trials))
+        return known >= MANY and given >= (MANY if len(sizes) == 1 else MANY // 2)
+
+    def _widened(self, condition: Condition, tried: Sequence[Shapes]) -> Condition:
+        """A condition on one axis, with the sizes that were seen to give the same although they break it allowed too."""
+        if len(condition.places) > 1:
+            return condition
+        ((name, axis),) = condition.places
+        given = [shapes[name][axis] for shapes in tried if self.run(shapes).outcome is Outcome.SAME]
+        return or_sizes(condition, given) if given else condition
+
+    def _is_shared(self, condition: Condition) -> bool:
+        """Whether the model refused all that was tried of what breaks a condition."""
+        trials = [trial for trial in self.seen.values() if not condition.holds_at(trial.shapes) and trial.outcome is not Outcome.SKIPPED]
+        return bool(trials) and all(trial.outcome is Outcome.REFUSED for trial in trials)
+
+
+def _cover(conditions: Iterable[Condition], faults: Sequence[Trial]) -> tuple[list[Condition], list[Trial]]:
+    """The first conditions that between them exclude every fault which one of them excludes, and the faults that none does."""
+    kept: list[Condition] = []
+    left = list(faults)
+    for condition in conditions:
+        excluded = [fault for fault in left if not condition.holds_at(fault.shapes)]
+        if excluded:
+            kept.append(condition)
+            left = [fault for fault in left if fault not in excluded]
+    return kept, left
+
+
+def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
+    """The conditions, the plainest first, with word of those that are broken only where a plainer one is."""
+    told: list[Condition] = []
+    for condition in sorted(conditions, key=plainness):
+        sizes = [example[name][axis] for name, axis in condition.places]
+        told.append(replace(condition, is_implied=not _broken(condition, sizes, _on_its_axes(condition, told))[0]))
+    yield from told
+
+
+def _on_its_axes(condition: Condition, others: Sequence[Condition]) -> list[Condition]:
+    """The other conditions that speak of no other axes."""
+    return [one for one in others if set(one.places) <= set(condition.places)]
+
+
+def plainness(condition: Condition) -> tuple[int, int, str]:
+    return len(condition.places), len(condition.text), condition.text
+
+
+def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = ()) -> tuple[list[tuple[int, ...]], bool]:
+    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; and whether these are all.
+
+    `sizes` are those of the example. Of very many some of all kinds are chosen.
+    """
+    near, far = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
+    told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
+
+    def breaks(point: tuple[int, ...]) -> bool:
+        return not condition.holds(point) and all(one.holds([point[position] for position in positions]) for one, positions in told)
+
+    broken = sorted(filter(breaks, itertools.product(*near)), key=math.prod)
+    beyond = [*filter(breaks, itertools.product(*far))]
+    if len(broken) <= FEW and not beyond:
+        return broken, True
+    first, rest = broken[:MANY], broken[MANY:] + beyond
+    below, above = [one for one in rest if one < tuple(sizes)][-2:], [one for one in rest if one > tuple(sizes)][:2]
+    return list(dict.fromkeys([*first, *below, *above, *rest[:: max(1, len(rest) // MANY)]])), False
+
+
+def _looked_at(sizes: Sequence[int], numbers: set[int]) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+    """The sizes of each axis at which a condition of these numbers is looked at, near and far."""
+    if len(sizes) == 1:
+        return [list(range(SCANNED))], [FAR]
+    if len(sizes) > 2:
+        return [sorted({0, 1, 2, 3, 5, 8, min(size, SCANNED), min(size + 1, SCANNED)}) for size in sizes], [(17, 33, 257, 4096)] * len(
+            sizes
+        )
+    turns = {one * other for one in numbers for other in (1, *numbers) if 0 < one * other < SCANNED}
+    close = {turn + step for turn in sorted(turns)[:12] for step in (-1, 0, 1)}
+    few = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16}
+    near = [sorted({*few, *close, *(min(size + step, SCANNED) for step in (-1, 0, 1))} - {-1}) for size in sizes]
+    return near, [(17, 33, 64, 100, 257, 1000, 4096)] * 2
+
+
+def _worked_out(size: Any, values: Mapping[Any, int], example: int) -> int:
+    known = fixed(size)
+    if known is not None:
+        return example
+    expression = size.node.expr.subs(dict(values))
+    return int(expression) if expression.is_number else example
+
+
+def stretched(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor of another shape: cut off, or repeated; numbers that look measured are varied, so that no two parts are alike."""
+    result = tensor
+    for axis, size in enumerate(shape):
+        length = result.shape[axis]
+        if length < size:
+            times = -(-size // max(1, length))
+            result = (
+                torch.cat([result] * times, dim=axis)
+                if length
+                else result.new_ones((*result.shape[:axis], size, *result.shape[axis + 1 :]))
+            )
+        result = result.narrow(axis, 0, size)
+    if result.shape == tensor.shape or not tensor.is_floating_point():
+        return result
+    if tensor.numel() and len(tensor.detach().flatten()[:64].unique()) * 2 < min(64, tensor.numel()):
+        return result
+    generator = torch.Generator().manual_seed(result.numel())
+    noise = torch.rand(result.shape, generator=generator, dtype=torch.float64).to(result.device, result.dtype)
+    return result * (0.75 + 0.5 * noise)
+
+
+def _may_be_cast(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Whether numbers of a dtype are worth a try in another: those with a fraction in any, whole ones in whole ones of no more meaning."""
+    if dtype.is_complex or other.is_complex:
+        return False
+    return dtype.is_floating_point or not other.is_floating_point
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.detach().abs().to(dtype) if dtype is torch.uint8 and tensor.is_floating_point() else tensor.detach().to(dtype)
+
+
+def agree(traced: Sequence[Any], outputs: Sequence[Any]) -> bool:
+    """Whether outputs are one but for a few roundings: alike in number, shape and dtype, and in three quarters of their digits.
+
+    Both come from the same operators in the same dtype, so that hardly a rounding parts them.
+    """
+    if len(traced) != len(outputs):
+        return False
+    for mine, theirs in zip(traced, outputs, strict=True):
+        if not isinstance(theirs, torch.Tensor) or not isinstance(mine, torch.Tensor):
+            if type(mine) is not type(theirs) or mine != theirs:
+                return False
+            continue
+        if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+            return False
+        if theirs.is_complex():
+            mine, theirs = torch.view_as_real(mine), torch.view_as_real(theirs)
+        if not theirs.is_floating_point():
+            if not torch.equal(mine, theirs):
+                return False
+            continue
+        sizes = theirs.detach().abs()
+        scale = float(sizes[sizes.isfinite()].max()) if bool(sizes.isfinite().any()) else 0.0
+        limit = torch.finfo(theirs.dtype).eps ** 0.75 * scale
+        if not torch.allclose(mine.detach(), theirs.detach(), rtol=0.0, atol=limit, equal_nan=True):
+            return False
+    return True

@@ -1,0 +1,152 @@
+"""A folded network at other sizes than its example's gives what the original gives, or says in words what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import refold
+from tests.sizes.models import MODELS, Net, Sized
+
+
+def answer_of(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any] | None, str]:
+    """What a model gives, or what it says where it does not run."""
+    with torch.no_grad():
+        try:
+            return pytree.tree_leaves(model(*inputs)), ""
+        except Exception as error:
+            return None, str(error)
+
+
+def assert_same(mine: list[Any], theirs: list[Any]) -> None:
+    assert len(mine) == len(theirs)
+    for one, other in zip(mine, theirs, strict=True):
+        if isinstance(one, Tensor):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, equal_nan=True)
+        else:
+            assert one == other
+
+
+@pytest.mark.parametrize("sized", MODELS, ids=lambda one: one.name)
+def test_the_same_or_refused_in_words_at_every_other_size(sized: Sized) -> None:
+    model = sized.make()
+    folded = refold.fold(model, sized.inputs()).model
+    compared = 0
+    for shapes in sized.others():
+        inputs = sized.inputs(shapes, 1)
+        expected, _ = answer_of(model, inputs)
+        if expected is None:
+            continue
+        compared += 1
+        found, complaint = answer_of(folded, inputs)
+        if found is None:
+            assert "but the network was traced for inputs where" in complaint
+        else:
+            assert_same(expected, found)
+    assert compared > 0
+
+
+def branching(asks: Callable[[Tensor], bool]) -> nn.Module:
+    """A network that takes another path where its input is such."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y: Tensor = net.norm(net.conv(x))
+        return y * 2 if asks(x) else y
+
+    torch.manual_seed(0)
+    return Net(forward, conv=nn.Conv2d(3, 4, 3, padding=1), norm=nn.BatchNorm2d(4)).eval()
+
+
+@pytest.mark.parametrize(
+    ("asks", "shape"),
+    [
+        (lambda x: x.shape[2] * x.shape[3] == 3, (2, 3, 1, 3)),
+        (lambda x: x.shape[0] * x.shape[2] == 5, (1, 3, 5, 6)),
+        (lambda x: x.shape[2] + x.shape[3] < 4, (2, 3, 2, 1)),
+        (lambda x: x.shape[0] * x.shape[2] * x.shape[3] == 1, (1, 3, 1, 1)),
+        (lambda x: x.shape[3] == 77, (2, 3, 4, 77)),
+        (lambda x: x.shape[3] > 1000, (1, 3, 2, 1001)),
+        (lambda x: x.shape[2] * x.shape[3] % 7 == 0, (2, 3, 7, 5)),
+        (lambda x: x.shape[2] > 20 and x.shape[2] % 7 == 0, (2, 3, 28, 5)),
+        (lambda x: x.shape[2] in (19, 23), (2, 3, 23, 5)),
+    ],
+    ids=["h w == 3", "n h == 5", "h + w < 4", "n h w == 1", "w == 77", "w > 1000", "h w % 7", "h > 20 and h % 7", "h in 19, 23"],
+)
+def test_no_path_is_forgotten_however_rare(asks: Callable[[Tensor], bool], shape: tuple[int, ...]) -> None:
+    folded = refold.fold(branching(asks), (torch.randn(2, 3, 6, 6),)).model
+    with pytest.raises(ValueError, match="but the network was traced for inputs where"):
+        folded(torch.randn(shape))
+
+
+def test_an_argument_that_is_no_tensor_is_held_to_its_value() -> None:
+    model = Net(lambda net, x, k, mask: net.conv(x) * k if mask is None else net.conv(x) * mask, conv=nn.Conv2d(3, 4, 1)).eval()
+    x = torch.randn(2, 3, 5, 5)
+    result = refold.fold(model, (x, 3, None))
+    torch.testing.assert_close(result.model(x, 3, None), model(x, 3, None))
+    with pytest.raises(ValueError, match="is 5, but the network was traced for inputs where it is 3"):
+        result.model(x, 5, None)
+    with pytest.raises(ValueError, match=r"is 3\.0, but the network was traced for inputs where it is 3"):
+        result.model(x, 3.0, None)
+    with pytest.raises(ValueError, match="is a tensor, but the network was traced for inputs where it is None"):
+        result.model(x, 3, torch.ones(5))
+    assert any("is 3" in note for note in result.report.notes)
+
+
+def test_a_tensor_is_held_to_its_number_of_axes_and_its_dtype() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y: Tensor = net.linear(x.float() / 255 if x.dtype is torch.uint8 else x)
+        return y if x.ndim == 3 else y + 1
+
+    model = Net(forward, linear=nn.Linear(4, 4)).eval()
+    folded = refold.fold(model, (torch.randn(2, 3, 4),)).model
+    with pytest.raises(ValueError, match="has 2 axes, but the network was traced for inputs where it has 3"):
+        folded(torch.randn(3, 4))
+    with pytest.raises(ValueError, match="is uint8, but the network was traced for inputs where it is float32"):
+        folded(torch.ones(2, 3, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="is None, but the network was traced for inputs where it is a tensor"):
+        folded(None)
+    half = folded.half()
+    assert half(torch.randn(2, 3, 4).half()).dtype is torch.float16
+    with pytest.raises(ValueError, match="is float32, but the network was traced for inputs where it is float16"):
+        half(torch.randn(2, 3, 4))
+
+
+def test_dtypes_that_give_the_same_are_taken() -> None:
+    model = Net(lambda net, x: net.conv((x / 255).relu()), conv=nn.Conv2d(3, 4, 1)).eval()
+    folded = refold.fold(model, (torch.rand(2, 3, 5, 5) * 255,)).model
+    x = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    torch.testing.assert_close(folded(x), model(x))
+    cast = Net(lambda net, x: net.conv(x.float() / 255), conv=nn.Conv2d(3, 4, 1)).eval()
+    with pytest.raises(ValueError, match="is uint8, but the network was traced for inputs where it is float32"):
+        refold.fold(cast, (torch.rand(2, 3, 5, 5),)).model(x)
+    plain = refold.fold(nn.Conv2d(3, 4, 1), (torch.rand(1, 3, 5, 5),)).model
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain(torch.rand(1, 3, 5, 5).bfloat16()).dtype is torch.bfloat16
+
+
+def test_a_fold_that_takes_fewer_sizes_than_the_original_says_so() -> None:
+    model = Net(lambda net, x: net.two(net.one(x)[:, :, 1:-1, 1:-1]), one=nn.Conv2d(3, 4, 3, padding=1), two=nn.BatchNorm2d(4)).eval()
+    result = refold.fold(model, (torch.randn(2, 3, 8, 8),))
+    short = torch.randn(2, 3, 1, 8)
+    assert model(short).numel() == 0
+    found, complaint = answer_of(result.model, (short,))
+    assert found is None
+    assert "axis 2 of `inputs_0` is 1, but the network was traced for inputs where axis 2 of `inputs_0` is more than" in complaint
+    torch.testing.assert_close(result.model(torch.randn(1, 3, 3, 3)).shape, torch.Size((1, 4, 1, 1)))
+
+
+def test_the_certificate_lists_the_sizes_that_were_shown_and_those_that_are_refused() -> None:
+    certificate = refold.fold(branching(lambda x: x.shape[3] == 9), (torch.randn(2, 3, 6, 6),)).report.certificate
+    assert certificate is not None
+    shapes = [one.shapes["inputs_0"] for one in certificate.sizes if one.refusal is None]
+    assert 0 in {shape[0] for shape in shapes}
+    assert len(shapes) > 2
+    refusals = {one.refusal for one in certificate.sizes if one.refusal is not None}
+    assert refusals == {"it takes only inputs where axis 3 of `inputs_0` is not 9"}
+    assert "other sizes compared" in str(certificate)
+    assert "refused where the original runs" in str(certificate)
