@@ -24,6 +24,7 @@ SAYS = {
     "attributes-constant-with-two-values": "has 2 values where it takes one",
     "axes-softmax-1099511627776": "has the axis 1099511627776 and reads a value of 4 axes",
     "broadcasts-Add-of-int64": "reads float and int64, where all that it reads must be of one type",
+    "tensors-type--1": "reads float and the unknown type -1, where all that it reads must be of one type",
     "windows-conv-stride-0": "Conv `y` has strides [0, 0], which must be at least 1",
     "windows-conv-pads-of-3": "Conv `y` has 3 pads where its 2 spatial axes take 4",
     "windows-conv-pad-named-oddly": "has auto_pad 'SOME', which is none of NOTSET",

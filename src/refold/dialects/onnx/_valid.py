@@ -85,6 +85,10 @@ def _is_type(kind: int) -> bool:
     return kind != TensorProto.UNDEFINED and kind in TensorProto.DataType.values()
 
 
+def _named(kind: int) -> str:
+    return type_name(kind) if _is_type(kind) else f"the unknown type {kind}"
+
+
 def _faults_of(node: NodeProto, scope: Scope) -> Iterator[str]:
     told = f"{node.op_type} `{node.name or next(iter(node.output), '')}`"
     given = {one.name: helper.get_attribute_value(one) for one in node.attribute if one.type != AttributeProto.UNDEFINED}
@@ -100,7 +104,7 @@ def _faults_of(node: NodeProto, scope: Scope) -> Iterator[str]:
     if node.op_type in OF_ONE_TYPE:
         kinds = dict.fromkeys(typed.elem_type for name in node.input if name and (typed := scope.typed(name)) is not None)
         if len(kinds) > 1:
-            yield f"{told} reads {' and '.join(map(type_name, kinds))}, where all that it reads must be of one type"
+            yield f"{told} reads {' and '.join(map(_named, kinds))}, where all that it reads must be of one type"
     if node.op_type in WINDOWED:
         yield from (f"{told} {fact}" for fact in _window_faults(node, given, scope))
 
