@@ -20,6 +20,7 @@ help: ## list what can be made
 	echo "make format   format the code and apply the linter's safe fixes"
 	echo "make bench    run the benchmarks and print their ratios"
 	echo "make kills    kill saves at every call that changes a file and 300 times at random (a few minutes)"
+	echo "make hostile  feed the command line every invalid and hostile file (some ten minutes)"
 	echo "make movielens   next-item recommendation: full attention against segments (about half an hour)"
 	echo "make clean    remove .venv, caches and build artefacts"
 
@@ -50,6 +51,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check -q --fix $(CODE) || true
 	$(BIN)/ruff format $(CODE)
+
+.PHONY: hostile
+hostile: $(STAMP) ## invalid and hostile files: exit status 2 and nothing written
+	$(BIN)/python -m benchmarks.hostile_files
 
 bench: $(STAMP)
 	set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done

@@ -18,7 +18,7 @@ SOURCE = Path(refold.__file__).parent
 # Lowest first. A room is a module or a package at the top of `refold`; each file or package under `dialects` is a room of its own.
 FLOORS = (
     {"errors"},
-    {"files", "geometry"},
+    {"files", "geometry", "runtime"},
     {"algebra", "ordering"},
     {"census", "verification"},
     {"maps", "walk"},
@@ -45,6 +45,7 @@ OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "geometry": set(),
+    "runtime": {"ml_dtypes", "numpy", "onnxruntime", "openvino"},
     "algebra": ARRAYS,
     "census": set(),
     "ordering": {"numpy"},

@@ -20,6 +20,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
 from refold.report import FoldRecord, Report, counted, origin
+from refold.runtime import prepare
 from refold.saving import files_of, save
 from refold.verification import SEED, Certificate, OutputEvidence, RegionEvidence, SizeEvidence, certify, demand
 
@@ -191,6 +192,8 @@ def fold(
     >>> result.report.before.batch_norms, result.report.after.batch_norms
     (1, 0)
     """
+    if verify and _is_onnx(model):
+        prepare()
     progress("tracing")
     network, files = _read(model, example_inputs, kwargs)
     progress("planning")
@@ -245,6 +248,7 @@ def verify(original: Any, folded: Any, example_inputs: Any = None, *, kwargs: Ma
     if _is_onnx(original):
         from refold.dialects import onnx
 
+        prepare()
         evidence = onnx.compare(original, folded, example_inputs, kwargs)
     else:
         from refold.dialects import aten

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refold import runtime
 from refold.agreement import Agreement, measure_agreement
 from refold.datasets import Batch, Dataset
 from refold.errors import FoldError
@@ -193,8 +191,6 @@ def quantize(model: Path, path: Path, batches: Iterable[Batch]) -> Path:
 
     The ranges of activations are those of the first samples of the batches. Raises `FoldError` where it does not go through.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
     from refold.dialects import onnx
 
     chosen: list[Mapping[str, Any]] = []
@@ -207,31 +203,12 @@ def quantize(model: Path, path: Path, batches: Iterable[Batch]) -> Path:
 
     def write(draft: Path, _: object) -> None:
         try:
-            with _quiet():
-                quantize_static(
-                    str(model),
-                    str(draft),
-                    _Reader(chosen),
-                    quant_format=QuantFormat.QDQ,
-                    per_channel=True,
-                    activation_type=QuantType.QInt8,
-                    weight_type=QuantType.QInt8,
-                )
-        except Exception as error:
+            runtime.quantize(model, draft, chosen)
+        except runtime.RuntimeRefused as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FoldError(f"ONNX Runtime cannot quantize the folded model: {said}; give samples of the shapes that it takes") from error
 
     return save(path, write)
-
-
-class _Reader:
-    """Calibration data as ONNX Runtime asks for it: one set of feeds at a time, None at the end."""
-
-    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        self._feeds = iter(feeds)
-
-    def get_next(self) -> Mapping[str, Any] | None:
-        return next(self._feeds, None)
 
 
 class _Batches:
@@ -309,16 +286,3 @@ def _table(regions: Sequence[Region]) -> Iterator[str]:
     for first, *others in rows:
         cells = [other.rjust(width) for other, width in zip(others, widths[1:], strict=True)]
         yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what ONNX Runtime's tooling logs and warns of on the way."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 
 DRAWN = 24
 """Lines of a drawing that an explanation shows."""
+HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What names of a file may hold and a terminal must not get: control characters, those that turn the direction of text, half characters."""
+
+
+def printable(text: str) -> str:
+    """Text with whatever moves, hides or renames something in a terminal written out.
+
+    >>> printable("layer\\x1b[2J\\u202eone")
+    'layer\\\\x1b[2J\\\\u202eone'
+    """
+    return HARMFUL.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Write a line to standard output, or to standard error; names in it come from files and are made printable."""
+    click.echo(printable(text), err=err)
 
 
 def explanation(report: Report, drawing: Drawing) -> str:
@@ -48,7 +65,8 @@ def _told(one: FoldRecord, drawn: Sequence[str]) -> Iterator[str]:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Write data to standard output as JSON, with NaN and infinity as text."""
-    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(HARMFUL.sub(lambda found: f"\\u{ord(found.group()):04x}", text))
 
 
 def _finite(value: Any) -> Any:
@@ -76,8 +94,8 @@ def progress(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
         from rich.console import Console
         from rich.markup import escape
 
-        with Console(stderr=True).status(escape(text)) as status:
-            yield lambda text: status.update(escape(text))
+        with Console(stderr=True).status(escape(printable(text))) as status:
+            yield lambda text: status.update(escape(printable(text)))
 
 
 @contextmanager
@@ -92,5 +110,5 @@ def bar(text: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task(escape(text), total=total)
+            task = bar.add_task(escape(printable(text)), total=total)
             yield lambda done: bar.advance(task, done)

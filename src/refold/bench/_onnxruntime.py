@@ -6,12 +6,13 @@ import json
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refold.bench._engine import Format, LayerTime, Task, slowest_first
+from refold.runtime import OpenSession, RuntimeRefused
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -31,9 +32,11 @@ class OnnxRuntimeEngine:
         yield
 
     def prepare(self, task: Task, threads: int) -> OnnxRuntimeRunner:
-        """Open a session."""
+        """Open a session, once the model has run in a process of its own: what kills the runtime ends that one."""
         import onnxruntime
 
+        with suppress(RuntimeRefused):  # said again below, in the words of an exception of the runtime's
+            OpenSession(task.path, level="ORT_ENABLE_ALL").run(None, task.kwargs)
         session = onnxruntime.InferenceSession(task.path, _options(threads), providers=["CPUExecutionProvider"])
         return OnnxRuntimeRunner(session, task, threads)
 

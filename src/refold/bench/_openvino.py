@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from refold.bench._engine import Format, LayerTime, Task, slowest_first
+from refold.runtime import RuntimeRefused, try_in_openvino
 
 
 class OpenVinoEngine:
@@ -25,7 +26,9 @@ class OpenVinoEngine:
         yield
 
     def prepare(self, task: Task, threads: int) -> OpenVinoRunner:
-        """Compile the model."""
+        """Compile the model, once it has run in a process of its own: what kills the runtime ends that one."""
+        with suppress(RuntimeRefused):  # said again below, in the words of an exception of the runtime's
+            try_in_openvino(task.path, task.kwargs)
         return OpenVinoRunner(_request(task, threads, profiled=False), task, threads)
 
 

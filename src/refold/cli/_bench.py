@@ -10,7 +10,7 @@ import click
 from refold.cli._files import tell
 from refold.cli._options import names, numbers, output_options
 from refold.cli._program import INPUT_AT_FAULT, main
-from refold.terminal import print_json, progress
+from refold.terminal import echo, print_json, progress
 
 
 @main.command(short_help="Measure models side by side in the engines they will run in.")
@@ -73,9 +73,9 @@ def bench(
     if as_json:
         print_json(result.to_dict())
     elif not quiet:
-        click.echo(str(result))
+        echo(str(result))
     if interrupted is not None:
         raise interrupted
     if not result.measurements:
-        click.echo("Error: nothing was measured; name an engine that is installed and runs the model", err=True)
+        echo("Error: nothing was measured; name an engine that is installed and runs the model", err=True)
         ctx.exit(INPUT_AT_FAULT)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from refold.errors import FoldError
+from refold.terminal import echo
 
 if TYPE_CHECKING:
     from refold.models import NamedModel
@@ -29,7 +28,7 @@ def read(
 
 def tell(named: NamedModel, quiet: bool) -> None:
     for note in () if quiet else named.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 def check_report(report: Path) -> None:

@@ -12,7 +12,7 @@ from refold.cli._options import model_options, output_options
 from refold.cli._program import WORK_FOUND, main
 from refold.report import count
 from refold.saving import files_of
-from refold.terminal import explanation, print_json, progress
+from refold.terminal import echo, explanation, print_json, progress
 
 
 @main.command(short_help="Fold MODEL, prove the result and write it.")
@@ -76,9 +76,9 @@ def fold(
     if as_json:
         print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **told})
     elif not quiet:
-        click.echo(f"{result.report}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
+        echo(f"{result.report}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
         if report is not None:
-            click.echo(f"report: {report}")
+            echo(f"report: {report}")
 
 
 @main.command(short_help="Exit with 1 where MODEL still folds.")
@@ -107,7 +107,7 @@ def check(
         print_json({"model": name, "ready": not found, "folds": list(found)})
     elif not quiet:
         many = f"{count(len(found), 'stretch', 'stretches')} of {name} would still fold; ship what `refold fold` makes of it"
-        click.echo("\n".join([*found, "", many]) if found else f"nothing in {name} folds: ready to ship")
+        echo("\n".join([*found, "", many]) if found else f"nothing in {name} folds: ready to ship")
     ctx.exit(WORK_FOUND if found else 0)
 
 
@@ -149,7 +149,7 @@ def explain(
     if as_json:
         print_json({"model": name, **result.report.to_dict()})
     elif not quiet:
-        click.echo(explanation(result.report, result.drawing))
+        echo(explanation(result.report, result.drawing))
 
 
 def _explain_quantization(
@@ -173,4 +173,4 @@ def _explain_quantization(
     if as_json:
         print_json({"model": name, **report.to_dict()})
     elif not quiet:
-        click.echo(str(report))
+        echo(str(report))

@@ -9,7 +9,7 @@ import click
 from refold.cli._options import one_or_two, output_options
 from refold.cli._program import main
 from refold.geometry import get_padding, plan_segments
-from refold.terminal import print_json
+from refold.terminal import echo, print_json
 
 
 @main.command(short_help="Padding under which a layer keeps ceil(n / stride).")
@@ -27,10 +27,10 @@ def padding(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[in
     if as_json:
         print_json({"padding": list(pads), "every_size": not any(uneven)})
     elif not quiet:
-        click.echo(str(pads))
+        echo(str(pads))
         for axis, (step, odd) in enumerate(zip(stride, uneven, strict=True)):
             which = f"n divisible by {step}" if odd else "every n"
-            click.echo(f"axis {axis}: {'n' if step == 1 else f'ceil(n / {step})'} positions for {which}")
+            echo(f"axis {axis}: {'n' if step == 1 else f'ceil(n / {step})'} positions for {which}")
 
 
 @main.command(short_help="Cut a sequence into exactly so many segments.")
@@ -46,4 +46,4 @@ def segments(length: int, segments: int, first_kernel: int | None, discipline: A
         parts = ("length", "segments", "discipline", "kernels", "strides", "paddings", "blocks", "ranges")
         print_json({part: getattr(plan, part) for part in parts})
     elif not quiet:
-        click.echo(plan.draw())
+        echo(plan.draw())

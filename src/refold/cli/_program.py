@@ -14,6 +14,7 @@ import click
 
 from refold import __version__
 from refold.errors import RefoldError, VerificationError
+from refold.terminal import echo
 
 WORK_FOUND, INPUT_AT_FAULT, NOT_THE_SAME, BUG, INTERRUPTED, TERMINATED = 1, 2, 3, 70, 130, 143
 
@@ -41,7 +42,7 @@ class Program(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:
-            traceback.print_exc()
+            echo(traceback.format_exc().rstrip(), err=True)
             _end(
                 ctx,
                 f"Error: this is a bug in refold {__version__}, not a fault of yours: {type(error).__name__}; {_where_to_report()}",
@@ -79,7 +80,7 @@ def _tidy_when_terminated() -> Iterator[None]:
 
 
 def _end(ctx: click.Context, message: str, status: int) -> NoReturn:
-    click.echo(message, err=True)
+    echo(message, err=True)
     ctx.exit(status)
 
 

@@ -11,7 +11,7 @@ import click
 from refold.cli._files import tell
 from refold.cli._options import model_options, output_options
 from refold.cli._program import NOT_THE_SAME, main
-from refold.terminal import bar, print_json, progress
+from refold.terminal import bar, echo, print_json, progress
 
 if TYPE_CHECKING:
     from refold.datasets import Dataset
@@ -86,14 +86,14 @@ def verify(
         if dataset.skipped and not quiet:
             from refold.datasets import told_of
 
-            click.echo(f"note: {told_of(dataset.skipped, dataset.samples)}", err=True)
+            echo(f"note: {told_of(dataset.skipped, dataset.samples)}", err=True)
     if locate:
         with progress("comparing value by value", quiet):
             found = find_departure(found)
     if as_json:
         print_json(found.to_dict())
     elif not quiet:
-        click.echo(str(found))
+        echo(str(found))
     if found.complaint:
-        click.echo(f"Error: {found.complaint}", err=True)
+        echo(f"Error: {found.complaint}", err=True)
         ctx.exit(NOT_THE_SAME)

@@ -90,15 +90,13 @@ def pair_up(original: NamedModel, other: NamedModel) -> tuple[NamedModel, NamedM
 def _as_module(path: Path) -> nn.Module:
     """An ONNX file that runs in ONNX Runtime as if it were a module."""
     torch = torch_or_error()
-    import onnxruntime
+    from refold.runtime import OpenSession, RuntimeRefused
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; it need not be logged as well
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+        session = OpenSession(path, level="ORT_ENABLE_ALL")
+    except RuntimeRefused as error:
         raise FoldError(f"{path} cannot be run by ONNX Runtime: {one_line(error)}; export it anew") from error
-    names = [one.name for one in session.get_inputs()]
+    names = session.inputs
 
     class InOnnxRuntime(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

@@ -253,7 +253,7 @@ class _Folder:
             if data is None:
                 data = self.maps[resolved] = mapped(resolved)
             return data
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last of links that go round in a circle
             if isinstance(error, FoldError):
                 raise
             raise FoldError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +19,31 @@ from refold.dialects.onnx._census import count
 from refold.dialects.onnx._constants import Constants
 from refold.dialects.onnx._layers import OnnxTarget
 from refold.dialects.onnx._load import Source, load
+from refold.dialects.onnx._measure import measured
 from refold.dialects.onnx._probe import Probe, groups_of
 from refold.dialects.onnx._prove import name_of, region_evidence
 from refold.dialects.onnx._read import OLDEST, read_graph
-from refold.dialects.onnx._run import Feeds, Session, draws_at_random, generated_feeds, given_feeds, truths
+from refold.dialects.onnx._run import (
+    DoesNotLoad,
+    DoesNotRun,
+    Feeds,
+    Session,
+    draws_at_random,
+    generated_feeds,
+    given_feeds,
+    must_run,
+    truths,
+)
 from refold.dialects.onnx._save import save
 from refold.dialects.onnx._scopes import make_scopes
 from refold.dialects.onnx._tensors import FLOATS, Tensors
+from refold.dialects.onnx._valid import demand_valid
 from refold.dialects.onnx._write import Written, write_model
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
+from refold.runtime import Background, RuntimeDied
 from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence, judge_output
 
 if TYPE_CHECKING:
@@ -53,7 +67,10 @@ class OnnxModel:
         self._source: Source = load(model)
         self._given = _merged(self._source.skeleton, example, kwargs)
         self._notes: list[str] = []
-        self._top, complaint = make_scopes(self._source.skeleton)
+        self._runs: Background[list[tuple[Feeds, list[Any]]]] | None = None
+        top, complaint = make_scopes(self._source.skeleton)
+        demand_valid(self._source, top, complaint)
+        self._top = measured(self._source, top)
         if complaint is not None:
             self._notes.append(f"shape inference does not go through ({complaint}), so more than needed may be left alone")
         if self._source.opset < OLDEST:
@@ -99,6 +116,17 @@ class OnnxModel:
         """The inputs that were given, in words; none where they are drawn at random from the seed."""
         return tuple(f"{name} {' x '.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in (self._given or {}).items())
 
+    def start_runs(self) -> None:
+        """Begin to run the original on the inputs of the comparison, in the background."""
+        if self._runs is None:
+            self._runs = Background(lambda: list(_original_runs(self)))
+
+    def runs(self) -> list[tuple[Feeds, list[Any]]]:
+        """Inputs that the original runs on, and what it gives. Raises `FoldError` where it runs on none."""
+        self.start_runs()
+        assert self._runs is not None
+        return self._runs.result()
+
     def session(self, *, optimized: bool = False) -> Session:
         """The original, ready to run."""
         return Session(self._source.skeleton, self._source.tensors, self._source.files, optimized=optimized)
@@ -110,6 +138,8 @@ class OnnxDeployed:
 
     source: OnnxModel
     written: Written
+    _proven: list[Session] = field(default_factory=list, repr=False)
+    """The file that was compared with the original, once it was."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -145,6 +175,8 @@ class OnnxDeployed:
     def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
         """Each fold, run both ways in float64."""
         source = self.source
+        if not draws_at_random(source._source.skeleton):
+            source.start_runs()  # the runtime's process is idle meanwhile
         yield from region_evidence(source._source, source._top, source._constants, source.graph, self.written, seed)
         source._constants.forget()
 
@@ -153,7 +185,11 @@ class OnnxDeployed:
         if draws_at_random(self.source._source.skeleton):
             self.source._notes.append("the model draws random numbers, so its outputs were not compared")
             return iter(())
-        return _compared(self.source, lambda: Session(self.written.skeleton, self.written.tensors), tolerant=True)
+        return _compared(self.source, self._session, tolerant=True)
+
+    def _session(self) -> Session:
+        self._proven[:] = [Session(self.written.skeleton, self.written.tensors)]
+        return self._proven[0]
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole model at other sizes, where the file leaves them free and the original runs."""
@@ -161,11 +197,12 @@ class OnnxDeployed:
         if not groups or draws_at_random(self.source._source.skeleton):
             return
         try:
-            feeds, _ = next(_original_runs(self.source))
+            feeds, _ = self.source.runs()[0]
         except FoldError:
             return  # said by `output_evidence`
         longest = sum(node.longest_sum for node in self.source.graph.linear())
-        probe = Probe(self.source.session(), Session(self.written.skeleton, self.written.tensors), feeds, groups)
+        folded = self._proven[0] if self._proven else self._session()
+        probe = Probe(self.source.session(), folded, feeds, groups)
 
         def judge(feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any]) -> tuple[OutputEvidence, ...]:
             quick = tuple(_outputs(self.source, outputs, folded, None, (), longest))
@@ -184,7 +221,12 @@ class OnnxDeployed:
         """
         if kind != "onnx":
             raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
-        save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external, by_content=True)
+        external = self.source._source.is_external
+        proven = self._proven[0].path if self._proven else None
+        if proven is not None and proven.exists() and not (external or proven.with_name(f"{proven.name}.data").exists()):
+            shutil.copyfile(proven, path)  # the very file that was compared
+            return
+        save(self.written.skeleton, self.written.tensors, path, external=external, by_content=True)
 
 
 def _taken_as_one(written: Written) -> Iterator[str]:
@@ -211,9 +253,10 @@ def compare(original: Any, other: Any, example: Any, kwargs: Mapping[str, Any] |
 
 def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[OutputEvidence]:
     try:
-        runs = list(_original_runs(source))
+        runs = source.runs()
     except FoldError as error:
-        if source._given is not None or not tolerant:
+        at_fault = isinstance(error, (RuntimeDied, DoesNotLoad)) or (isinstance(error, DoesNotRun) and must_run(source._source.skeleton))
+        if source._given is not None or not tolerant or at_fault:
             raise
         source._notes.append(f"outputs were not compared: {error}")
         return
@@ -260,6 +303,8 @@ def _original_runs(source: OnnxModel) -> Iterator[tuple[Feeds, list[Any]]]:
     for feeds in generated_feeds(skeleton, SEED):
         try:
             outputs = session.run(feeds)
+        except RuntimeDied:
+            raise
         except FoldError as error:
             failure = failure or error
             continue

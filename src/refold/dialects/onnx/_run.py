@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from refold.dialects.onnx._constants import RANDOM, evaluate, widened
+from refold.dialects.onnx._constants import LARGEST, RANDOM, evaluate, widened
 from refold.dialects.onnx._load import Source, every_node, first_line, graphs_of
 from refold.dialects.onnx._save import save, size_of
 from refold.dialects.onnx._scopes import GUESSES, Scope, free_sizes, set_sizes
 from refold.dialects.onnx._tensors import FLOATS, Array, Tensors, type_name
 from refold.errors import FoldError
-
-if TYPE_CHECKING:
-    import onnxruntime
+from refold.runtime import OpenSession, RuntimeRefused, cannot_write, scratch_file
 
 Feeds = dict[str, Array]
 
@@ -34,31 +33,56 @@ PATIENCE = 400_000
 
 
 class Session:
-    """A model ready to run; `names` are its outputs."""
+    """A model ready to run, in a process of its own; `names` are its outputs, `files` those that it lies in as it is."""
 
     def __init__(self, skeleton: ModelProto, tensors: Tensors, files: tuple[Path, ...] = (), *, optimized: bool = False) -> None:
-        import onnxruntime  # its loading takes longer than many a fold, which does not need it without verification
-
         self.names = [output.name for output in skeleton.graph.output]
-        options = onnxruntime.SessionOptions()
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if optimized else levels.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        if files:
-            self._session = _open(str(files[0]), options)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            save(skeleton, tensors, path, external=size_of(skeleton, tensors) > 1 << 29)
-            self._session = _open(str(path), options)
+        self.path = files[0] if files else _written(skeleton, tensors)
+        if not files:
+            weakref.finalize(self, _remove, self.path)
+        try:
+            self._session = OpenSession(self.path, level="ORT_ENABLE_EXTENDED" if optimized else "ORT_DISABLE_ALL")
+        except RuntimeRefused as error:
+            is_invalid = not error.is_missing and not any(reason in str(error).lower() for reason in OTHER_REASONS)
+            kind = DoesNotLoad if is_invalid else FoldError
+            raise kind(f"ONNX Runtime does not load the model: {first_line(error)}; mend the model, or fold with verify=False") from error
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
-        """The outputs. Raises `FoldError` with the runtime's own message where it does not run."""
+        """The outputs. Raises `FoldError` with the runtime's own message where it does not run, `RuntimeDied` where it dies of it."""
         try:
-            return list(self._session.run(self.names, dict(feeds)))
-        except Exception as error:
+            return self._session.run(self.names, feeds)
+        except RuntimeRefused as error:
             shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
-            raise FoldError(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
+            kind = FoldError if error.is_missing else DoesNotRun
+            raise kind(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
+
+
+class DoesNotLoad(FoldError):
+    """A model that ONNX Runtime takes for invalid, rather than for one that it has no kernels for."""
+
+
+class DoesNotRun(FoldError):
+    """A model that ONNX Runtime has all kernels for and that does not run all the same."""
+
+
+OTHER_REASONS = ("opset", "ir version", "ir_version", "registered", "not supported", "unsupported")
+"""What a runtime says that refuses a model for its age or for operators of others; it is no witness against the model then."""
+
+
+def _written(skeleton: ModelProto, tensors: Tensors) -> Path:
+    path = scratch_file(".onnx")
+    try:
+        save(skeleton, tensors, path, external=size_of(skeleton, tensors) > 1 << 29)
+    except OSError as error:
+        _remove(path)
+        raise cannot_write(error) from error
+    return path
+
+
+def _remove(path: Path) -> None:
+    for one in (path, path.with_name(f"{path.name}.data")):
+        with suppress(OSError):  # where a mapped file cannot be removed, it goes with the folder
+            one.unlink(missing_ok=True)
 
 
 def given_feeds(skeleton: ModelProto, given: Any) -> list[Feeds]:
@@ -98,8 +122,12 @@ def generated_feeds(skeleton: ModelProto, seed: int) -> Iterator[Feeds]:
         sized = ModelProto()
         sized.CopyFrom(skeleton)
         shapes = set_sizes(sized, guess, batch=1 + number % 2)
-        random = np.random.default_rng(seed + number)
-        yield {value.name: _random(value, shapes, random) for value in _required(skeleton)}
+        yield random_feeds(skeleton, shapes, np.random.default_rng(seed + number))
+
+
+def random_feeds(skeleton: ModelProto, shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator) -> Feeds:
+    """Random inputs of these shapes. Raises `FoldError` where an input is no tensor of numbers, or holds more than `LARGEST`."""
+    return {value.name: _random(value, shapes, random) for value in _required(skeleton)}
 
 
 def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: float, *, wide: bool = True) -> list[Any] | None:
@@ -130,6 +158,12 @@ def _items(name: str, top: Scope) -> int:
     return PATIENCE + 1 if typed is None else math.prod(typed.example)
 
 
+def must_run(skeleton: ModelProto) -> bool:
+    """Whether random inputs are ones that the model takes: all of them floats, of sizes that it states."""
+    kinds = [value.type.tensor_type.elem_type for value in _required(skeleton)]
+    return all(kind in FLOATS for kind in kinds) and not any(True for _ in free_sizes(skeleton))
+
+
 def draws_at_random(skeleton: ModelProto) -> bool:
     """Whether two runs of the model may differ."""
     return any(node.op_type in RANDOM and node.op_type != "Dropout" for node in every_node(skeleton)) or any(
@@ -147,6 +181,11 @@ def _random(value: ValueInfoProto, shapes: Mapping[str, tuple[int, ...]], random
     if value.name not in shapes or elem_type in (0, TensorProto.STRING):
         raise FoldError(f"no input can be made up for `{value.name}`, which is not a tensor of numbers with a shape; give inputs")
     shape = shapes[value.name]
+    if math.prod(shape) > LARGEST:
+        raise FoldError(
+            f"input `{value.name}` of shape {' x '.join(map(str, shape))} holds {math.prod(shape):,} numbers, and inputs are made up to "
+            f"{LARGEST:,}; state the sizes that the model is meant for, or give inputs"
+        )
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
     if elem_type in FLOATS:
         return random.standard_normal(shape).astype(dtype)
@@ -156,12 +195,3 @@ def _random(value: ValueInfoProto, shapes: Mapping[str, tuple[int, ...]], random
         return random.integers(0, 2, shape).astype(dtype)
     # Never 0, by which a runtime that divides integers dies; wider types hold indices and masks more often than not.
     return random.integers(1, 128 if dtype.itemsize == 1 else 2, shape).astype(dtype)
-
-
-def _open(model: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise FoldError(f"ONNX Runtime does not load the model: {first_line(error)}; mend the model, or fold with verify=False") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -19,6 +19,9 @@ Size: TypeAlias = "int | str | None"
 
 GUESSES = (64, 224, 32, 16, 8, 1)
 """Sizes that are tried for what is free behind the channels."""
+
+FOLLOWED = 1 << 20
+"""Items of the longest list whose numbers inference may follow: it writes them out one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Scope:
     producers: dict[str, NodeProto] = field(default_factory=dict)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    """Values of known rank whose sizes inference loses even where those of the inputs are numbers."""
     tellers: dict[str, str] = field(default_factory=dict)
     """By the output of a Shape: another value that has the sizes which are read of it, and stays."""
 
@@ -79,14 +84,14 @@ class Scope:
             yield from inner.all()
 
 
-def make_scopes(model: ModelProto) -> tuple[Scope, str | None]:
-    """The scopes of a model with all types that can be inferred, and why not all could be."""
+def make_scopes(model: ModelProto, guesses: Sequence[int] = GUESSES) -> tuple[Scope, str | None]:
+    """The scopes of a model with all types that can be inferred, and why not all could be; `guesses` are tried for sizes that are free."""
     bare = _without_claims(model)
     state_integers(bare)
     inferred, complaint = _infer(bare)
     if state_integers(bare, inferred):
         inferred, complaint = _infer(bare)
-    example = _infer(_with_sizes(bare))[0]
+    example = _infer(_with_sizes(bare, guesses))[0]
     return _scope(model.graph, inferred.graph, example.graph, "", None), complaint
 
 
@@ -115,14 +120,25 @@ def _without_claims(model: ModelProto) -> ModelProto:
 
 
 def _infer(model: ModelProto) -> tuple[ModelProto, str | None]:
+    follows = _has_short_lists(model)
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), None
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=follows), None
     except Exception as error:  # the C++ side raises whatever the operator's own function does
         complaint = str(error).strip().splitlines()
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True), complaint[0] if complaint else "unknown"
+        return onnx.shape_inference.infer_shapes(model, data_prop=follows), complaint[0] if complaint else "unknown"
     except Exception:
         return model, complaint[0] if complaint else "unknown"
+
+
+def _has_short_lists(model: ModelProto) -> bool:
+    """Whether no value of one axis is so long that writing out its numbers takes memory and time without end."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:
+        inferred = model.graph
+    shapes = [kind.tensor_type.shape.dim for _, kind in _types(inferred)]
+    return all(len(shape) != 1 or shape[0].dim_value <= FOLLOWED for shape in shapes)
 
 
 def free_sizes(model: ModelProto) -> Iterator[tuple[ValueInfoProto, int]]:
@@ -153,11 +169,11 @@ def set_sizes(model: ModelProto, guess: int, batch: int = 1) -> dict[str, tuple[
     }
 
 
-def _with_sizes(model: ModelProto) -> ModelProto:
+def _with_sizes(model: ModelProto, guesses: Sequence[int]) -> ModelProto:
     """The model with free sizes set to those of an example under which inference goes through."""
     if not any(True for _ in free_sizes(model)):
         return model
-    for guess in GUESSES:
+    for guess in guesses:
         trial = ModelProto()
         trial.CopyFrom(model)
         set_sizes(trial, guess)
@@ -183,6 +199,8 @@ def _scope(graph: GraphProto, inferred: GraphProto, example: GraphProto, prefix:
             continue
         known = concrete.get(name)
         numbers = known if known is not None and len(known) == len(sizes) else sizes
+        if not all(isinstance(size, int) for size in numbers):
+            scope.lost.add(name)
         scope.types[name] = Typed(
             kind.tensor_type.elem_type,
             tuple(size if size is not None else f"?{prefix}{name}.{axis}" for axis, size in enumerate(sizes)),
