@@ -4,7 +4,7 @@ from refold.dialects.onnx._alone import called_nodes, nodes_alone
 from refold.dialects.onnx._annotate import annotate, annotation, weights
 from refold.dialects.onnx._model import OnnxDeployed, OnnxModel, compare
 from refold.dialects.onnx._stated import as_file, feeds_for
-from refold.dialects.onnx._stream import as_inputs, channels, runner
+from refold.dialects.onnx._stream import as_inputs, channels, open_file, runner
 from refold.dialects.onnx._walk import stated_inputs, walk
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "compare",
     "feeds_for",
     "nodes_alone",
+    "open_file",
     "runner",
     "stated_inputs",
     "walk",

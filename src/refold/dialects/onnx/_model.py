@@ -158,7 +158,9 @@ class OnnxDeployed:
         """The whole network at other sizes, where the original runs."""
         return iter(())
 
-    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
+    def save(
+        self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None, open_file: Any = None
+    ) -> tuple[str, ...]:
         """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file.
 
         The text that `text_for` makes is laid in a file once it stands, by `annotate`.
@@ -166,6 +168,7 @@ class OnnxDeployed:
         if kind != "onnx":
             raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
         save(self.written.skeleton, self.written.tensors, path, external=self.source._source.is_external)
+        return ()
 
 
 def _taken_as_one(written: Written) -> Iterator[str]:
