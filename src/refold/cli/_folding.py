@@ -74,9 +74,12 @@ def fold(
     size = sum(one.stat().st_size for one in written)
     told = {} if report is None else {"report": str(report), "latency": latency}
     if as_json:
-        print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **told})
+        said = {"file_notes": list(result.file_notes.get(output.name, ()))}
+        print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **said, **told})
     elif not quiet:
         click.echo(f"{result.report}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
+        for note in result.file_notes.get(output.name, ()):
+            click.echo(f"note: {note}")
         if report is not None:
             click.echo(f"report: {report}")
 

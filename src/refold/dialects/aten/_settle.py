@@ -20,6 +20,8 @@ from refold.errors import VerificationError
 
 LABEL = "refold.sizes"
 """Key among the metadata of a file under which it says what it takes."""
+NOTED = 4
+"""Relations that a note spells out."""
 FAR = 1024
 """Sizes up to which a condition of one axis is looked at to see whether it allows but one."""
 
@@ -46,22 +48,35 @@ DraftT = TypeVar("DraftT", bound=Draft)
 class Settled(Generic[DraftT]):
     """A draft that may ship.
 
-    `fixed` are the axes that are numbers, with why; `relations` what it does not check; `shown` sizes at which it gave what the original
-    gives.
+    `fixed` are the axes that are numbers, with why. What follows are relations that the file does not check, in words: `shared` are those
+    that the original demands as well, `unlike` those that the folded network alone does. `shown` are sizes at which it gave what the
+    original gives.
     """
 
     draft: DraftT
     example: Mapping[Place, int]
     fixed: Mapping[Place, str]
-    relations: tuple[str, ...]
+    shared: tuple[str, ...]
+    unlike: tuple[str, ...]
     shown: tuple[Mapping[Place, int], ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the sizes that the file takes."""
-        named = [f"axis {axis} of `{name}` is {self.example[name, axis]} ({why})" for (name, axis), why in self.fixed.items() if why]
-        held = [f"the file takes only inputs where {text}" for text in named]
-        return (*held, *(f"the file does not check that {text}" for text in self.relations))
+        named = [f"axis {axis} of `{name}` is {self.example[name, axis]}: {why}" for (name, axis), why in self.fixed.items() if why]
+        found = [f"the file takes only inputs where {text}" for text in named]
+        for who, relations, end in (
+            ("the original", self.shared, "the file does not check that"),
+            (
+                "the folded network",
+                self.unlike,
+                "the file does not check that, and was seen to give what the original gives, or not to run",
+            ),
+        ):
+            if relations:
+                more = f", and {len(relations) - NOTED} relations more" if len(relations) > NOTED else ""
+                found.append(f"{who} takes only inputs where {'; '.join(relations[:NOTED])}{more}: {end}")
+        return tuple(found)
 
     @property
     def text(self) -> str:
@@ -74,7 +89,7 @@ class Settled(Generic[DraftT]):
         free = [{"input": name, "axis": axis} for name, axis in self.example if (name, axis) not in self.fixed]
         fixed = [{"input": name, "axis": axis, "size": self.example[name, axis], "why": why} for (name, axis), why in self.fixed.items()]
         shown = [shape({}), *map(shape, self.shown)]
-        return json.dumps({"fixed": fixed, "free": free, "not_checked": list(self.relations), "shown": shown}, ensure_ascii=False)
+        return json.dumps({"fixed": fixed, "free": free, "not_checked": [*self.shared, *self.unlike], "shown": shown}, ensure_ascii=False)
 
 
 @dataclass
@@ -105,7 +120,11 @@ class Settling(Generic[DraftT]):
             settled = self._try(draft, free) if free else ()
             if settled is not None:
                 why = {place: self.fixed.get(place, "") for place in sizes if place not in free}
-                return Settled(draft, sizes, why, tuple(self._relations(free)), tuple(settled))
+                relations = [
+                    (condition.text, self._took(condition)) for condition in self.conditions if not free.isdisjoint(condition.places)
+                ]
+                shared, unlike = ([text for text, took in relations if took is kind] for kind in (False, True))
+                return Settled(draft, sizes, why, tuple(shared), tuple(unlike), tuple(settled))
 
     def _draft(self) -> DraftT:
         """A draft that is the original on the example; where none can be written, one with fewer free axes."""
@@ -148,29 +167,43 @@ class Settling(Generic[DraftT]):
             self._fix([place for place in condition.places if place in free], f"{condition.text} could not be tried")
         if len(self.fixed) == before:
             for sizes in tries.others:
-                self._judge(draft, sizes, free & sizes.keys(), shown)
+                self._judge_together(draft, sizes, shown)
         return shown if len(self.fixed) == before else None
 
-    def _judge(self, draft: DraftT, sizes: Sizes, places: Iterable[Place], shown: list[Mapping[Place, int]]) -> None:
+    def _judge(self, draft: DraftT, sizes: Sizes, places: Iterable[Place], shown: list[Mapping[Place, int]]) -> bool:
+        """Whether a draft passes at these sizes; where it does not, the axes are fixed."""
         expected = self._expected(sizes)
         if expected is None:
-            return
+            return True
         try:
             outputs = draft.run(*self.example.at(sizes))
         except Exception:  # whatever a runtime raises, it is not silent
-            return
+            return True
         if alike(outputs, expected):
             shown.append(sizes)
-        else:
-            words = " and ".join(f"{size} on axis {axis} of `{name}`" for (name, axis), size in sizes.items())
-            self._fix(places, f"with {words} the file would give something else than the original")
+            return True
+        words = " and ".join(f"{size} on axis {axis} of `{name}`" for (name, axis), size in sizes.items())
+        self._fix(places, f"with {words} the file would give something else than the original")
+        return False
+
+    def _judge_together(self, draft: DraftT, sizes: Sizes, shown: list[Mapping[Place, int]]) -> None:
+        """Judge several axes at once; where the fault is one axis's alone, the others are not fixed for it."""
+        own: list[Mapping[Place, int]] = []
+        before = dict(self.fixed)
+        if self._judge(draft, sizes, sizes, own):
+            shown += own
+            return
+        joint, self.fixed = self.fixed, dict(before)
+        alone = [self._judge(draft, {place: size}, [place], shown) for place, size in sizes.items()] if len(sizes) > 1 else [True]
+        if all(alone):
+            self.fixed = joint
 
     def _fix(self, places: Iterable[Place], why: str) -> None:
         for place in places:
             self.fixed.setdefault(place, why)
 
     def _expected(self, sizes: Sizes) -> list[Any] | None:
-        """What the original gives at other sizes, None where it takes none of them."""
+        """What the original gives at other sizes; None where it does not run, or gives not one finite number, as a mean of nothing does."""
         key = tuple(sorted(sizes.items()))
         if key not in self.seen:
             try:
@@ -178,28 +211,19 @@ class Settling(Generic[DraftT]):
             except Exception:  # an exported program raises what it likes
                 self.seen[key] = None
             else:
-                self.seen[key] = [one.detach().cpu() for one in outputs if isinstance(one, torch.Tensor)]
+                made = [one.detach().cpu() for one in outputs if isinstance(one, torch.Tensor)]
+                self.seen[key] = None if any(one.numel() and not bool(one.isfinite().any()) for one in made) else made
         return self.seen[key]
 
-    def _relations(self, free: set[Place]) -> Iterator[str]:
-        """The relations of free axes that the file cannot state, in words, with what was seen where they do not hold."""
+    def _took(self, condition: Condition) -> bool | None:
+        """Whether the original took sizes that break a relation; None where none was tried."""
         sizes = self.example.sizes
-        for condition in self.conditions:
-            if free.isdisjoint(condition.places):
-                continue
-            broken = [
-                outputs is not None
-                for key, outputs in self.seen.items()
-                if not condition.holds([dict(key).get(place, sizes[place]) for place in condition.places])
-            ]
-            if broken:
-                took = sum(broken)
-                where = (
-                    f"at the {took} that the original takes, the file gives the same or does not run"
-                    if took
-                    else "the original takes none of them"
-                )
-                yield f"{condition.text}; it was tried at {len(broken)} sizes where that is not so, and {where}"
+        broken = [
+            outputs is not None
+            for key, outputs in self.seen.items()
+            if not condition.holds([dict(key).get(place, sizes[place]) for place in condition.places])
+        ]
+        return any(broken) if broken else None
 
 
 def _pinned(conditions: Sequence[Condition], sizes: Mapping[Place, int]) -> Iterator[tuple[Place, str]]:
