@@ -121,7 +121,9 @@ class Settling(Generic[DraftT]):
             if settled is not None:
                 why = {place: self.fixed.get(place, "") for place in sizes if place not in free}
                 relations = [
-                    (condition.text, self._took(condition)) for condition in self.conditions if not free.isdisjoint(condition.places)
+                    (condition.text, self._took(condition))
+                    for condition in self.conditions
+                    if not (condition.is_implied or free.isdisjoint(condition.places))
                 ]
                 shared, unlike = ([text for text, took in relations if took is kind] for kind in (False, True))
                 return Settled(draft, sizes, why, tuple(shared), tuple(unlike), tuple(settled))

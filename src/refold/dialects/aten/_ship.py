@@ -52,7 +52,7 @@ def _settling(source: AtenModel, model: fx.GraphModule, make: Callable[..., Any]
     trials = source.settled
     known = [*(trial.shapes for trial in trials.shown), *(shapes for shapes, _ in trials.refused)]
     flat: list[Sizes] = [{(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape)} for shapes in known]
-    return Settling(partial(make, example), source.run_original, partial(_demand, source), example, trials.conditions, flat)
+    return Settling(partial(make, example), source.run_original, partial(_demand, source), example, source.conditions, flat)
 
 
 def _demand(source: AtenModel, draft: Draft) -> None:
