@@ -77,9 +77,8 @@ def fold(
         said = {"file_notes": list(result.file_notes.get(output.name, ()))}
         print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **said, **told})
     elif not quiet:
-        click.echo(f"{result.report}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
-        for note in result.file_notes.get(output.name, ()):
-            click.echo(f"note: {note}")
+        notes = "".join(f"\nnote: {note}" for note in result.file_notes.get(output.name, ()))
+        click.echo(f"{result.report}{notes}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
         if report is not None:
             click.echo(f"report: {report}")
 

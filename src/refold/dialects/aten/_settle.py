@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -77,6 +77,10 @@ class Settled(Generic[DraftT]):
                 more = f", and {len(relations) - NOTED} relations more" if len(relations) > NOTED else ""
                 found.append(f"{who} takes only inputs where {'; '.join(relations[:NOTED])}{more}: {end}")
         return tuple(found)
+
+    def as_checked(self) -> Settled[DraftT]:
+        """The same of a file that checks all relations, as an exported program does."""
+        return replace(self, shared=(), unlike=())
 
     @property
     def text(self) -> str:

@@ -29,7 +29,7 @@ def ship_exported(
     source: AtenModel, model: fx.GraphModule, path: Path, text_for: Callable[[Iterable[Tensor]], str] | None
 ) -> tuple[str, ...]:
     """Write a `.pt2` and say what sizes it takes; `text_for` makes the text that lies in it from its weights."""
-    settled = _settling(source, model, lambda example, is_free: exported_draft(model, example, is_free, path)).settle()
+    settled = _settling(source, model, lambda example, is_free: exported_draft(model, example, is_free, path)).settle().as_checked()
     texts = {LABEL: settled.text}
     if text_for is not None:
         texts[CERTIFICATE] = text_for(weights(settled.draft.program))
