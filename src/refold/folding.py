@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -59,8 +59,17 @@ class Deployed(Protocol):
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole network at other sizes, where the original runs."""
 
-    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
-        """Write the network to a new file, and in it the text that is made from its weights, if the file can take one as it is written."""
+    def save(
+        self,
+        path: Path,
+        kind: str,
+        text_for: Callable[[Iterable[Tensor]], str] | None = None,
+        open_file: Callable[[Path], Callable[[Sequence[Any]], list[Any]]] | None = None,
+    ) -> tuple[str, ...]:
+        """Write the network to a new file, and in it the text that is made from its weights, if the file can take one as it is written.
+
+        `open_file` opens an ONNX file in a runtime. What comes back says what the file takes, where that is not what the network takes.
+        """
 
 
 class Network(Protocol):
@@ -105,6 +114,8 @@ class FoldResult:
     drawing: Drawing = field(repr=False)
     files: tuple[Path, ...] = ()
     proof: Proof | None = None
+    file_notes: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """What a person should know of the sizes that each file takes which was written, by its name."""
 
     @property
     def model(self) -> Any:
@@ -153,13 +164,15 @@ class FoldResult:
         return write_page(path, facts, self.drawing, certificate)
 
     def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str] | None) -> None:
-        if text_for is None or _kind(draft) != "onnx":
-            self.deployed.save(draft, _kind(draft), text_for)
+        kind = _kind(draft)
+        if kind != "onnx":
+            self.file_notes[draft.name] = self.deployed.save(draft, kind, text_for)
             return
-        self.deployed.save(draft, "onnx")
         from refold.dialects import onnx
 
-        onnx.annotate(draft, text_for)
+        self.file_notes[draft.name] = self.deployed.save(draft, "onnx", open_file=onnx.open_file)
+        if text_for is not None:
+            onnx.annotate(draft, text_for)
 
 
 def fold(

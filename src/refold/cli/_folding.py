@@ -74,9 +74,11 @@ def fold(
     size = sum(one.stat().st_size for one in written)
     told = {} if report is None else {"report": str(report), "latency": latency}
     if as_json:
-        print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **told})
+        said = {"file_notes": list(result.file_notes.get(output.name, ()))}
+        print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **said, **told})
     elif not quiet:
-        echo(f"{result.report}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
+        notes = "".join(f"\nnote: {note}" for note in result.file_notes.get(output.name, ()))
+        echo(f"{result.report}{notes}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
         if report is not None:
             echo(f"report: {report}")
 

@@ -19,6 +19,7 @@ from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
 from refold.dialects.aten._conditions import Condition, by_what_they_allow, without_weaker
 from refold.dialects.aten._constants import Constants
+from refold.dialects.aten._files import Open
 from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
 from refold.dialects.aten._other_sizes import compared_elsewhere, narrower, with_dtypes
@@ -26,6 +27,7 @@ from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
+from refold.dialects.aten._ship import ship_exported, ship_onnx
 from refold.dialects.aten._sizes import symbols_of
 from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, user_inputs
 from refold.dialects.aten._trials import Settled, Shapes, Trials, in_order, settle
@@ -182,9 +184,19 @@ class AtenDeployed:
         """The whole network at other sizes, where the original runs."""
         return compared_elsewhere(self.source, self.written.module, self.source.conditions)
 
-    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
-        """Write the module as `pt2`, `onnx` or `safetensors`; see `refold.dialects.aten._save` for `text_for`."""
+    def save(
+        self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None, open_file: Open | None = None
+    ) -> tuple[str, ...]:
+        """Write the module as `pt2`, `onnx` or `safetensors` and say what sizes the file takes; see `refold.dialects.aten._save`.
+
+        `open_file` runs an ONNX file; without it the file is not tried at other sizes than the example's.
+        """
+        if kind == "pt2":
+            return ship_exported(self.source, self.written.module, path, text_for)
+        if kind == "onnx" and open_file is not None:
+            return ship_onnx(self.source, self.written.module, path, open_file)
         save(self.written.module, self.source.args, self.source.kwargs, str(path), kind, text_for)
+        return ()
 
 
 def compare(original: Any, other: torch.nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Iterator[OutputEvidence]:

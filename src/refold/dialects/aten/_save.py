@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 from refold.dialects.aten._annotate import LABEL, Tensor, stored_weights, weights
+from refold.dialects.aten._files import onnx_program, without_guard
 from refold.dialects.aten._trace import export
 from refold.errors import FoldError
 
@@ -25,7 +24,7 @@ def save(
     kind: str,
     text_for: Callable[[Iterable[Tensor]], str] | None = None,
 ) -> None:
-    """Write `model` as an exported program, an ONNX model or its weights alone; batch and spatial sizes stay free where they can.
+    """Write `model` as an exported program, an ONNX model or its weights alone; sizes stay free where tracing leaves them so, untried.
 
     `text_for` makes a text of the weights that are written: an exported program holds it, a file of weights has no room, and an ONNX
     model is given it afterwards by its own dialect.
@@ -56,13 +55,4 @@ def _save_weights(model: torch.nn.Module, path: str) -> None:
 
 
 def _save_onnx(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> None:
-    program = export(model, args, kwargs)[0]
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False)
-    finally:
-        logger.setLevel(level)
+    onnx_program(export(without_guard(model), args, kwargs)[0]).save(path, external_data=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import itertools
 import logging
 import math
 import operator
@@ -175,11 +176,11 @@ def _attempted(
         (False, lambda axis: axis == 0, True),
         (False, lambda axis: False, False),
     ]
-    if not any(_is_single(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs)))):
+    if not any(is_single(leaf) for leaf in pytree.tree_leaves((args, dict(kwargs)))):
         attempts = [attempt for attempt in attempts if not attempt[0]]
     first_failure: Exception | None = None
     for doubled, free, from_zero in attempts:
-        inputs = pytree.tree_map(_doubled, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
+        inputs = pytree.tree_map(doubled_leaf, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
         try:
             program = _export(model, inputs[0], inputs[1], free, from_zero)
             notes = tuple(getattr(program, "_guards_code", ()))
@@ -265,10 +266,23 @@ def _quiet() -> Iterator[None]:
 
 
 def _export(model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int], bool], from_zero: bool) -> ExportedProgram:
+    return export_with(model, args, kwargs, lambda number, axis: free(axis), from_zero)
+
+
+def export_with(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], free: Callable[[int, int], bool], from_zero: bool
+) -> ExportedProgram:
+    """Export once, with those axes left to torch that are `free`, told by the number of the input and the axis; others are fixed.
+
+    With `from_zero` a size may be 0 or 1, else it is taken for more. Raises what torch raises.
+    """
+    numbers_of_leaves = itertools.count()
+
     def sizes(leaf: Any) -> Any:
+        number = next(numbers_of_leaves)
         if not isinstance(leaf, torch.Tensor):
             return None
-        return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(axis)}
+        return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(number, axis)}
 
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
     is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
@@ -287,12 +301,12 @@ def _by_name(model: torch.nn.Module, args: Any, kwargs: Any, shapes: list[Any]) 
     return inspect.signature(model.forward).bind(*shapes[: len(args)], **by_keyword).arguments
 
 
-def _is_single(leaf: Any) -> bool:
+def is_single(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == 1
 
 
-def _doubled(leaf: Any) -> Any:
-    return torch.cat([leaf, leaf]) if _is_single(leaf) else leaf
+def doubled_leaf(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if is_single(leaf) else leaf
 
 
 def user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:

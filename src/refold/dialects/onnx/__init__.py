@@ -5,7 +5,7 @@ from refold.dialects.onnx._annotate import annotate, annotation, weights
 from refold.dialects.onnx._load import data_names
 from refold.dialects.onnx._model import OnnxDeployed, OnnxModel, compare
 from refold.dialects.onnx._stated import as_file, feeds_for
-from refold.dialects.onnx._stream import as_inputs, channels, runner
+from refold.dialects.onnx._stream import as_inputs, channels, open_file, runner
 from refold.dialects.onnx._walk import stated_inputs, walk
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "data_names",
     "feeds_for",
     "nodes_alone",
+    "open_file",
     "runner",
     "stated_inputs",
     "walk",

@@ -214,7 +214,9 @@ class OnnxDeployed:
 
         yield from probe.evidence(judge)
 
-    def save(self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None) -> None:
+    def save(
+        self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None, open_file: Any = None
+    ) -> tuple[str, ...]:
         """Write the model as `onnx`, with its weights beside it where the original's were or where they are too many for one file.
 
         The text that `text_for` makes is laid in a file once it stands, by `annotate`.
@@ -225,8 +227,9 @@ class OnnxDeployed:
         proven = self._proven[0].path if self._proven else None
         if proven is not None and proven.exists() and not (external or proven.with_name(f"{proven.name}.data").exists()):
             shutil.copyfile(proven, path)  # the very file that was compared
-            return
-        save(self.written.skeleton, self.written.tensors, path, external=external, by_content=True)
+        else:
+            save(self.written.skeleton, self.written.tensors, path, external=external, by_content=True)
+        return ()
 
 
 def _taken_as_one(written: Written) -> Iterator[str]:
