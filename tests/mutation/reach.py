@@ -52,11 +52,17 @@ def recorded(name: str, room: Room) -> Reach:
         if kept["state"] == state:
             lines = {module: {int(line): tests for line, tests in each.items()} for module, each in kept["lines"].items()}
             return Reach(kept["seconds"], lines)
-    reach, failed = in_child(lambda: _record(room), LONGEST)
-    if failed:
-        raise RuntimeError(f"the tests of `{name}` must pass before they are tried on mutants; {len(failed)} fail: {', '.join(failed[:5])}")
+    reach = reach_of(room)
     KEPT.mkdir(exist_ok=True)
     path.write_text(json.dumps({"state": state, **asdict(reach)}), encoding="utf-8")
+    return reach
+
+
+def reach_of(room: Room) -> Reach:
+    """The reach of the tests of a room, which must pass."""
+    reach, failed = in_child(lambda: _record(room), LONGEST)
+    if failed:
+        raise RuntimeError(f"tests must pass before they are tried on mutants; {len(failed)} fail: {', '.join(failed[:5])}")
     return reach
 
 
