@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
+from tests.mutation import proof
 from tests.mutation.children import warm_up
 from tests.mutation.equivalents import SHARE, equivalents
 from tests.mutation.mutants import Mutant, drawn, mutants_of
-from tests.mutation.reach import KEPT, Reach, recorded
+from tests.mutation.reach import KEPT, by_pytest, recorded
 from tests.mutation.rooms import ROOMS, module_of
 from tests.mutation.trial import Outcome, tried
 
@@ -26,7 +27,9 @@ def main() -> int:
     options = _options()
     warm_up()
     population = {mutant: name for name, room in ROOMS.items() if name in options.room for mutant in _mutants(name)}
-    reaches = {name: recorded(name, ROOMS[name]) for name in options.room}
+    if options.proof:
+        return _hold(list(_chosen(population, options, [])))
+    reaches = {name: recorded(name, ROOMS[name].tests, by_pytest(ROOMS[name].tests)) for name in options.room}
     print(f"{len(population):,} mutants, seed {options.seed}", flush=True)
     begin, outcomes, apart = time.perf_counter(), list[Outcome](), list[Mutant]()
     for mutant in _chosen(population, options, apart):
@@ -43,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the draw; a fresh one by default")
     parser.add_argument("--room", choices=sorted(ROOMS), nargs="+", default=list(ROOMS), help="rooms to draw from (all)")
     parser.add_argument("--only", default="", help="try all mutants whose key holds this text, instead of a draw")
+    parser.add_argument("--proof", action="store_true", help="ask instead whether the proof objects where a mutant makes a fold wrong")
     parser.add_argument("--verbose", action="store_true", help="tell of the killed too")
     return parser.parse_args()
 
@@ -65,6 +69,20 @@ def _chosen(population: Iterable[Mutant], options: argparse.Namespace, apart: li
             continue
         left -= 1
         yield mutant
+
+
+def _hold(mutants: list[Mutant]) -> int:
+    """Ask of each mutant what the proof does where it makes a fold wrong."""
+    reach = proof.record()
+    print(f"{len(mutants)} mutants, {len(reach.seconds)} networks and files", flush=True)
+    found = []
+    for mutant in mutants:
+        one = proof.held(mutant, reach)
+        found.append(one)
+        if one.sort == "missed":
+            print(f"{len(found):4} missed by the proof {one.seconds:5.1f} s: {mutant.key}\n     in {', '.join(one.missed)}", flush=True)
+    print(", ".join(f"{sort} {count}" for sort, count in proof.table(found).items()))
+    return int(any(one.sort == "missed" for one in found))
 
 
 def _tell(number: int, room: str, outcome: Outcome, verbose: bool) -> None:

@@ -101,8 +101,8 @@ import json
 from tests.mutation import trial
 from tests.mutation.children import warm_up
 from tests.mutation.mutants import mutants_of
-from tests.mutation.reach import reach_of
-from tests.mutation.rooms import Room, SOURCE, module_of
+from tests.mutation.reach import by_pytest, reach_of
+from tests.mutation.rooms import SOURCE, module_of
 
 warm_up()
 trial.START = 10.0
@@ -110,8 +110,8 @@ path = SOURCE / "refold/geometry/_window.py"
 planted = next(mutant for mutant in mutants_of(module_of(path), path.read_text("utf-8")) if mutant.after == "return room * self.stride + 1")
 verdicts = {}
 for name in ("killed", "alive", "unreached", "timeout"):
-    room = Room(("refold/geometry/_window.py",), (f"tests/mutation/planted.py::test_{name}",))
-    verdicts[name] = trial.tried(planted, reach_of(room)).verdict
+    reach = reach_of(by_pytest([f"tests/mutation/planted.py::test_{name}"]))
+    verdicts[name] = trial.tried(planted, reach).verdict
 print(json.dumps(verdicts))
 """
 
