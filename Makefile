@@ -19,6 +19,8 @@ help: ## list what can be made
 	echo "make lint     lint and type check only"
 	echo "make format   format the code and apply the linter's safe fixes"
 	echo "make bench    run the benchmarks and print their ratios"
+	echo "make mutants  change one thing of refold's own code at a time and see a test fail: N=300 changes drawn by SEED (about an hour)"
+	echo "make mutants-proof   the same changes: where one makes a fold wrong, the proof has to object by itself"
 	echo "make movielens   next-item recommendation: full attention against segments (about half an hour)"
 	echo "make clean    remove .venv, caches and build artefacts"
 
@@ -52,6 +54,16 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+.PHONY: mutants mutants-proof
+N ?= 300
+MUTANTS = $(BIN)/python -m tests.mutation --count $(N) $(if $(SEED),--seed $(SEED))
+
+mutants: $(STAMP)
+	$(MUTANTS)
+
+mutants-proof: $(STAMP)
+	$(MUTANTS) --proof
 
 movielens: $(STAMP)
 	$(BIN)/python -m examples.movielens

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.algebra import AffineConv, Formula, Leaf, Obstruction, convolution, scale_and_shift, transposed_convolution, window
+from refold.algebra import AffineConv, Formula, Leaf, Obstruction, Selection, convolution, scale_and_shift, transposed_convolution, window
 from refold.geometry import Window
 from refold.graph import Graph, Linear, Opaque
 from refold.maps import Map, Moved, Scalar, Value, compose_maps
@@ -437,6 +437,69 @@ def test_what_costs_compare() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- any network
+
+
+def test_what_a_map_costs() -> None:
+    """Multiply-adds at the sizes of the example, 2 x 4 x 7 items, as the layer that would be called does them."""
+    net = Net()
+    up = net.map("up", "x", transposed_convolution(numbers(1, 4, 2, 3), stride=2, groups=2))
+    maps: dict[str, tuple[str, Cost]] = {
+        "dense": (net.conv("x", 6), Cost(1, 2 * 7 * 6 * 4 * 3, 6 * 4 * 3)),
+        "grouped": (net.conv("x", groups=2), Cost(1, 2 * 7 * 4 * 2 * 3, 4 * 2 * 3)),
+        "strided": (net.conv("x", stride=2), Cost(1, 2 * 4 * 4 * 4 * 3, 4 * 4 * 3)),
+        "transposed": (up, Cost(1, 2 * 4 * 7 * 2 * 3, 4 * 2 * 3)),
+        "norm": (net.norm("x"), Cost(1, 2 * 4 * 7, 4)),
+        "scalar": (net.scalar("x", 2.0), Cost(1, 2 * 4 * 7, 0)),
+        "identity": (net.scalar("x", 1.0), Cost(1, 0, 0)),
+    }
+    for kind, (name, wanted) in maps.items():
+        node = net.graph.nodes[name]
+        assert isinstance(node, Linear)
+        assert cost_as_it_stands(node, net.graph) == wanted, kind
+
+
+def part(net: Net, root: str, *sources: int) -> str:
+    """Some channels of a value, in this order."""
+    channels = net.graph.values[root].example[1]
+    name = f"part{len(net.graph.nodes)}"
+    net._value(name, len(sources), net.graph.values[root].example[2])
+    net.graph.nodes[name] = Linear(name, "part", {root: Selection(sources, channels, 1, np.zeros(0))})
+    return name
+
+
+def test_a_map_of_all_channels_is_not_torn_apart_by_those_that_read_some() -> None:
+    net = Net()
+    norm = net.norm("x")
+    plan = net.plan(net.relu(net.conv(part(net, norm, 0, 1), taps=1)), net.relu(net.conv(part(net, norm, 2, 3), taps=1)))
+    assert norm in live(net.graph, plan)
+    assert "2 nodes read it, some of them a part of its channels" in [refusal.fact for refusal in plan.refusals]
+    assert {refusal.law for refusal in plan.refusals if refusal.node == norm} == {"selection"}
+
+
+def test_a_map_joins_the_one_reader_that_takes_some_of_its_channels() -> None:
+    net = Net()
+    conv = net.conv("x")
+    plan = net.plan(net.relu(net.norm(part(net, conv, 2, 0))))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (3, 1)
+
+
+def test_a_map_that_all_readers_take_in_another_order_joins_each() -> None:
+    net = Net()
+    norm = net.norm("x")
+    plan = net.plan(*(net.relu(net.conv(part(net, norm, *order), taps=1)) for order in ((1, 0, 3, 2), (3, 2, 1, 0))))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (5, 2)
+
+
+def test_a_padding_goes_with_the_two_maps_in_front_of_it() -> None:
+    """A padding filled with a bias and a norm before it are dear until the convolution in front of both is gone as well."""
+    net = Net()
+    first = net.norm(net.conv("x", taps=1))
+    padded = net.map("pad", first, window(4, [Window(1, before=1, after=1)], np.zeros(1)))
+    plan = net.plan(net.relu(net.conv(padded, padding=0, groups=4)))
+    assert_sound(net, plan)
+    assert plan.folds
 
 
 @st.composite

@@ -28,7 +28,7 @@ def main() -> int:
     warm_up()
     population = {mutant: name for name, room in ROOMS.items() if name in options.room for mutant in _mutants(name)}
     if options.proof:
-        return _hold(list(_chosen(population, options, [])))
+        return _hold(list(_chosen(population, options, [])), options.verbose)
     reaches = {name: recorded(name, ROOMS[name].tests, by_pytest(ROOMS[name].tests)) for name in options.room}
     print(f"{len(population):,} mutants, seed {options.seed}", flush=True)
     begin, outcomes, apart = time.perf_counter(), list[Outcome](), list[Mutant]()
@@ -71,7 +71,7 @@ def _chosen(population: Iterable[Mutant], options: argparse.Namespace, apart: li
         yield mutant
 
 
-def _hold(mutants: list[Mutant]) -> int:
+def _hold(mutants: list[Mutant], verbose: bool) -> int:
     """Ask of each mutant what the proof does where it makes a fold wrong."""
     reach = proof.record()
     print(f"{len(mutants)} mutants, {len(reach.seconds)} networks and files", flush=True)
@@ -79,8 +79,10 @@ def _hold(mutants: list[Mutant]) -> int:
     for mutant in mutants:
         one = proof.held(mutant, reach)
         found.append(one)
-        if one.sort == "missed":
-            print(f"{len(found):4} missed by the proof {one.seconds:5.1f} s: {mutant.key}\n     in {', '.join(one.missed)}", flush=True)
+        if verbose or one.sort == "missed":
+            print(f"{len(found):4} {one.sort:9} {one.seconds:5.1f} s  line {mutant.lines.start}: {mutant.key}", flush=True)
+        if one.missed:
+            print(f"     wrong without a word: {', '.join(one.missed)}", flush=True)
     print(", ".join(f"{sort} {count}" for sort, count in proof.table(found).items()))
     return int(any(one.sort == "missed" for one in found))
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 MEMORY = 4 << 30
@@ -73,7 +75,7 @@ def _be_a_child(function: Callable[[], object], writing: int, seconds: float) ->
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
-    held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    held = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     try:
         try:

@@ -188,7 +188,7 @@ def _changes(place: _Place) -> Iterator[ast.AST | None]:
             yield _with(node, func=ast.Name(FUNCTIONS[name], ast.Load()))
         case ast.Call(ast.Attribute(attr=name)) if name in FUNCTIONS and name != "reversed":
             yield _with(node, func=_with(node.func, attr=FUNCTIONS[name]))
-        case ast.Slice(lower, upper, step):
+        case ast.Slice():
             for bound in ("lower", "upper", "step"):
                 if getattr(node, bound) is not None:
                     yield _with(node, **{bound: None})

@@ -173,7 +173,8 @@ def _is_wrong(original: Callable[[Any], Any], folded: Callable[[Any], Any], x: A
         except Exception:
             return False
     for one, other in zip(wanted, given, strict=True):
-        if one.shape != other.shape or not np.allclose(one, other, rtol=0, atol=WRONG * float(np.abs(one).max(initial=1e-30)), equal_nan=True):
+        granted = WRONG * float(np.abs(one).max(initial=0.0))
+        if one.shape != other.shape or not np.allclose(one, other, rtol=0, atol=granted, equal_nan=True):
             return True
     return False
 

@@ -29,6 +29,9 @@ def _readers(dialect: str, *names: str) -> tuple[str, ...]:
 
 READERS = ("read", "operators", "products", "layers", "layout", "rearranging", "constants", "parts", "walk")
 
+FAMILIES = tuple(f"tests/families/test_{name}.py" for name in ("layouts", "parts", "near_misses"))
+"""What readers make of layouts and parts of channels is tested for both dialects in one place."""
+
 ROOMS = {
     "geometry": Room(("refold/geometry/*.py",), ("tests/geometry", "src/refold/geometry")),
     "algebra": Room(("refold/algebra/*.py",), ("tests/algebra", "src/refold/algebra")),
@@ -36,11 +39,11 @@ ROOMS = {
     "plan": Room(("refold/plan.py", "refold/graph.py"), ("tests/test_plan.py", "tests/test_graph.py", "src/refold/plan.py")),
     "aten": Room(
         _readers("aten", *READERS, "reading", "functional", "numbers", "sizes"),
-        ("tests/dialects/aten", "tests/test_locate.py", "src/refold/dialects/aten"),
+        ("tests/dialects/aten", "tests/test_locate.py", *FAMILIES, "src/refold/dialects/aten"),
     ),
     "onnx": Room(
         _readers("onnx", *READERS, "integers", "tensors"),
-        ("tests/dialects/onnx", "tests/test_locate_onnx.py", "src/refold/dialects/onnx"),
+        ("tests/dialects/onnx", "tests/test_locate_onnx.py", *FAMILIES, "src/refold/dialects/onnx"),
     ),
 }
 

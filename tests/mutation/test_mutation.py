@@ -1,4 +1,4 @@
-"""The mutants are those that are meant, each stands alone in its tree, and the trial tells a test that sees one from a test that does not."""
+"""Mutants are those that are meant, each alone in its tree, and the trial tells a test that sees one from a test that does not."""
 
 from __future__ import annotations
 
