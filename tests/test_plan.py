@@ -356,6 +356,15 @@ def test_a_value_between_that_is_an_output_stays() -> None:
     assert "it is an output of the model" in refusal.fact
 
 
+def test_a_value_that_must_stay_and_no_law_lets_pass_is_refused_by_the_law() -> None:
+    net = Net()
+    conv = net.conv("x", groups=4)
+    plan = net.plan(conv, net.relu(net.conv(conv, groups=4)))
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert (refusal.law, refusal.node) == ("composition", conv)
+
+
 def test_a_norm_that_is_read_elsewhere_is_passed_by() -> None:
     """The norm must stay, yet the convolution behind it can read what the norm reads if that saves it an operator."""
     net = Net()

@@ -295,3 +295,28 @@ def test_the_longest_sum_counts_what_a_mean_is_taken_of() -> None:
     whole = chained(SHAPE, average, mixed(5, 4))
     assert isinstance(whole, Moved)
     assert whole.longest == 6 + 4
+
+
+def test_maps_of_channels_on_both_sides_of_a_mean_are_one_behind_it() -> None:
+    """A mean makes what follows it cheaper, so that the map in front goes behind."""
+    parts = [mixed(5, 4), moved(Rearrangement.mean(sizes((BATCH, 5, 6)), [2], keeps=True), (BATCH, 5, 1), 6), mixed(3, 5, seed=3)]
+    whole = chained(SHAPE, *parts)
+    assert sides(whole) == (True, False)
+    assert not isinstance(whole, Obstruction)
+    x = wanted = tensor(numbers(9, *SHAPE))
+    for one in parts:
+        assert one is not None
+        wanted = run(one, wanted)
+    torch.testing.assert_close(run(whole, x), wanted, rtol=0, atol=1e-11)
+
+
+def test_what_passes_a_rearrangement_may_still_be_refused_behind_it() -> None:
+    """The padding along the tokens is that of the other side, where the first map still reads its input."""
+    refused = chained(SHAPE, mixed(4, 4, 3), turn(), turn(TURNED), mixed(4, 4, 3, seed=3))
+    assert isinstance(refused, Obstruction)
+    assert refused.law == "composition"
+    across = chained((BATCH, 4, 4, 6), Leaf(convolution(numbers(1, 4, 4, 1, 3), padding=[0, 1])),
+                     moved(Rearrangement.permutation(sizes((BATCH, 4, 4, 6)), (0, 1, 3, 2)), (BATCH, 4, 6, 4)),
+                     Leaf(convolution(numbers(2, 4, 4, 3, 1), padding=[1, 0])))  # fmt: skip
+    assert isinstance(across, Obstruction)
+    assert across.law == "composition"

@@ -193,3 +193,12 @@ def test_a_formula_grows_as_deep_and_as_large_as_it_can_be_worked_out() -> None:
         assert grown(lambda formula, law=law: law(one, formula, ())).depth == 100  # type: ignore[misc]
         assert grown(lambda formula, law=law: law(formula, one, ())).depth == 100  # type: ignore[misc]
         assert grown(lambda formula, law=law: law(formula, formula, ())).size == 1024  # type: ignore[misc]
+
+
+def test_a_formula_is_as_large_as_the_values_that_it_is_made_of() -> None:
+    one = Leaf(linear(np.eye(2)))
+    two = add_formulas(one, one, ())
+    assert isinstance(two, Formula)
+    three = compose_formulas(one, two, ())
+    assert isinstance(three, Formula)
+    assert [(each.size, each.depth, len(list(each.leaves()))) for each in (one, two, three)] == [(1, 0, 1), (2, 1, 2), (3, 2, 3)]
