@@ -1,4 +1,4 @@
-"""Every operator that only rearranges, takes parts or averages, in each spelling: layers on both sides of it become one, or stay and are right."""
+"""Operators that rearrange, average or take parts, in each spelling: layers on both sides of them become one, or stay and are right."""
 
 from __future__ import annotations
 
