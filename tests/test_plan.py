@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +12,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.algebra import AffineConv, Formula, Leaf, Obstruction, Selection, convolution, scale_and_shift, transposed_convolution, window
+from refold.algebra import (
+    AffineConv,
+    Formula,
+    Leaf,
+    Obstruction,
+    Rearrangement,
+    Selection,
+    convolution,
+    scale_and_shift,
+    transposed_convolution,
+    window,
+)
+from refold.algebra._rearrangement import size_of
 from refold.geometry import Window
 from refold.graph import Graph, Linear, Opaque
-from refold.maps import Map, Moved, Scalar, Value, compose_maps
+from refold.maps import Layout, Map, Moved, Scalar, Step, Value, compose_maps
 from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 
@@ -509,6 +521,51 @@ def test_a_padding_goes_with_the_two_maps_in_front_of_it() -> None:
     plan = net.plan(net.relu(net.conv(padded, padding=0, groups=4)))
     assert_sound(net, plan)
     assert plan.folds
+
+
+def resized_like(net: Net, root: str, other: str) -> str:
+    """A value put in a shape that is asked of another value when it is written."""
+    shape = net.graph.values[root].example
+    sizes = [size_of(1, "n"), size_of(shape[1]), size_of(shape[2])]
+    turned = Rearrangement.permutation(sizes, (0, 2, 1))
+    name = f"turned{len(net.graph.nodes)}"
+    net.graph.values[name] = Value(name, (None, shape[2], shape[1]), (shape[0], shape[2], shape[1]))
+    step = Step(name, turned, net.graph.values[name].example, (other,))
+    net.graph.nodes[name] = Linear(name, "turned", {root: Moved(Scalar(), None, Layout((step,), turned))})
+    return name
+
+
+def test_a_value_whose_shape_is_asked_for_stays() -> None:
+    net = Net()
+    conv = net.conv("x")
+    norm = net.norm(conv)
+    turned = resized_like(net, net.relu("x"), conv)
+    plan = net.plan(net.relu(norm), turned)
+    assert conv not in {node.output for fold in plan.folds for node in fold.nodes if node.output != fold.value}
+    assert [(refusal.law, refusal.fact) for refusal in plan.refusals if refusal.node == conv] == [
+        ("use", "the value between is needed elsewhere: its shape is asked for")
+    ]
+    assert {fold.value for fold in net.plan(net.relu(norm)).folds} == {norm}  # nothing asks once nobody needs the turned one
+
+
+LAYERS: dict[str, Callable[[Net, str], str]] = {
+    "dense": lambda net, root: net.conv(root),
+    "point": lambda net, root: net.conv(root, taps=1),
+    "depthwise": lambda net, root: net.conv(root, groups=4),
+    "norm": lambda net, root: net.norm(root),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(LAYERS, repeat=2)))
+def test_a_value_and_what_is_made_of_it_read_side_by_side(first: str, second: str) -> None:
+    """A reader of a value that another reader of it reads as well."""
+    for third in LAYERS:
+        net = Net()
+        shared = LAYERS[first](net, "x")
+        made = LAYERS[second](net, shared)
+        total_ = net.add(LAYERS[third](net, made), LAYERS[third](net, shared), made)
+        assert_sound(net, net.plan(net.relu(total_)))
+        assert_sound(net, net.plan(net.relu(total_), net.relu(net.norm(made))))
 
 
 @st.composite
