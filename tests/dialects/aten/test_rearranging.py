@@ -36,7 +36,7 @@ LAST: dict[str, Callable[[Tensor], Tensor]] = {
     "flattened": lambda x: x.flatten(2).transpose(1, 2),
     "flattened in the middle": lambda x: x.permute(0, 2, 3, 1).flatten(1, 2),
     "mT": lambda x: x.flatten(2).mT,
-    "viewed": lambda x: x.permute(0, 2, 3, 1).reshape(-1, 30, 4),
+    "viewed": lambda x: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4),
     "unsqueezed": lambda x: x.permute(0, 2, 3, 1).unsqueeze(1),
     "unsqueezed and squeezed": lambda x: x.permute(0, 2, 3, 1).unsqueeze(2).squeeze(2),
     "averaged": lambda x: x.mean((2, 3)),
