@@ -548,6 +548,25 @@ def test_a_value_whose_shape_is_asked_for_stays() -> None:
     assert {fold.value for fold in net.plan(net.relu(norm)).folds} == {norm}  # nothing asks once nobody needs the turned one
 
 
+@pytest.mark.parametrize("why", ["nothing", "an output", "read by an activation", "its shape is asked for"])
+def test_what_is_needed_elsewhere_does_not_pay_for_a_merge(why: str) -> None:
+    """A bottleneck merges with the convolution in front of it where that goes; where that stays, it would be computed twice."""
+    net = Net()
+    front = net.conv("x", taps=1)
+    end = net.relu(net.conv(net.conv(front, 1, taps=1), 4, taps=1))
+    outputs = [end]
+    if why == "an output":
+        outputs.append(front)
+    elif why == "read by an activation":
+        outputs.append(net.relu(front))
+    elif why == "its shape is asked for":
+        outputs.append(resized_like(net, net.relu("x"), front))
+    plan = net.plan(*outputs)
+    if why != "its shape is asked for":
+        assert_sound(net, plan)
+    assert (front in live(net.graph, plan), len(plan.folds)) == (why != "nothing", int(why == "nothing"))
+
+
 LAYERS: dict[str, Callable[[Net, str], str]] = {
     "dense": lambda net, root: net.conv(root),
     "point": lambda net, root: net.conv(root, taps=1),
