@@ -314,3 +314,23 @@ def test_no_axis_of_one_item_and_none_that_is_spread_over_two_is_held() -> None:
     merged = Rearrangement.reshape([size_of(2), size_of(3)], [size_of(6)])
     assert merged is not None
     assert (merged.source(0), merged.order(0), merged.holder(0)) == (None, None, None)
+
+
+@pytest.mark.parametrize(("name", "move"), sorted(BACK))
+def test_a_map_that_was_carried_tells_of_itself_what_its_numbers_tell(name: str, move: str) -> None:
+    total = joined(IMAGE, MOVES[move])
+    assert total is not None
+    passed = move_back(MAPS[name], total)
+    assert not isinstance(passed, Obstruction)
+    carried, plain = passed[0], Leaf(passed[0].evaluate())
+    constant = numbers(3, plain.stencil.in_channels)
+    assert np.array_equal(carried.level(None), plain.level(None))
+    assert np.array_equal(carried.level(constant), plain.level(constant))
+    assert np.array_equal(carried.gain(abs(constant)), plain.gain(abs(constant)))
+    assert (carried.size, carried.slack, len(list(carried.leaves()))) == (1, None, 1)
+    assert carried.depth <= 1
+    part = carried.linear_part().evaluate()
+    assert np.array_equal(part.kernel, plain.value.kernel)
+    assert not part.bias.any()
+    assert carried.key == move_back(MAPS[name], total)[0].key  # type: ignore[index]
+    assert carried.key != carried.linear_part().key
