@@ -21,6 +21,8 @@ help: ## list what can be made
 	echo "make bench    run the benchmarks and print their ratios"
 	echo "make kills    kill saves at every call that changes a file and 300 times at random (a few minutes)"
 	echo "make hostile  feed the command line every invalid and hostile file (some ten minutes)"
+	echo "make mutants  change one thing of refold's own code at a time and see a test fail: N=300 changes drawn by SEED (about an hour)"
+	echo "make mutants-proof   the same changes: where one makes a fold wrong, the proof has to object by itself"
 	echo "make movielens   next-item recommendation: full attention against segments (about half an hour)"
 	echo "make clean    remove .venv, caches and build artefacts"
 
@@ -62,6 +64,16 @@ bench: $(STAMP)
 .PHONY: kills
 kills: $(STAMP)
 	$(BIN)/python -m tests.files.kills $(SEED)
+
+.PHONY: mutants mutants-proof
+N ?= 300
+MUTANTS = $(BIN)/python -m tests.mutation --count $(N) $(if $(SEED),--seed $(SEED))
+
+mutants: $(STAMP)
+	$(MUTANTS)
+
+mutants-proof: $(STAMP)
+	$(MUTANTS) --proof
 
 movielens: $(STAMP)
 	$(BIN)/python -m examples.movielens

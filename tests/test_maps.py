@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from refold.algebra import Formula, Leaf, Obstruction, convolution
+from refold.algebra import Formula, Leaf, Obstruction, Selection, convolution
 from refold.maps import IDENTITY, Map, Moved, Scalar, Value, compose_maps, sum_maps, without_bias
 from tests.algebra.oracle import apply, numbers, probe
 
@@ -140,3 +141,30 @@ def test_a_scalar_takes_the_array_library_of_its_partner() -> None:
 def test_the_runner_of_maps_can_fail() -> None:
     assert not torch.equal(run(Scalar(2.0)), run(Scalar(2.0, 1.0)))
     assert not torch.equal(run(Leaf(convolution(numbers(1, 4, 4, 1, 1)))), run(Leaf(convolution(numbers(2, 4, 4, 1, 1)))))
+
+
+def test_parts_side_by_side_are_one_selection_and_the_whole_is_the_identity() -> None:
+    def chosen(*sources: int | None, channels: int = 4) -> Selection:
+        return Selection(sources, channels, 2, np.zeros(0))
+
+    assert sum_maps(chosen(0, 1, None, None), chosen(None, None, 2, 3), ROOT) == IDENTITY
+    swapped = sum_maps(chosen(2, 3, None, None), chosen(None, None, 0, 1), ROOT)
+    assert isinstance(swapped, Selection)
+    assert swapped.sources == (2, 3, 0, 1)
+    partly = sum_maps(chosen(0, None, None), chosen(None, 3, None), ROOT)
+    assert isinstance(partly, Selection)
+    assert partly.sources == (0, 3, None)
+    overlapping = sum_maps(chosen(0, 1), chosen(2, None), ROOT)
+    assert isinstance(overlapping, Formula)
+    assert torch.equal(run(overlapping), X[:, :2] + F.pad(X[:, 2:3], [0, 0, 0, 0, 0, 1]))
+    unlike = sum_maps(chosen(0, 1), chosen(None, None, 2), ROOT)
+    assert isinstance(unlike, Obstruction)
+    assert unlike.fact == "channels 4 → 2 and 4 → 3 differ"
+
+
+def test_a_part_of_a_part_is_a_part() -> None:
+    outer, inner = Selection((1, None, 0), 2, 2, np.zeros(0)), Selection((3, 2), 4, 2, np.zeros(0))
+    composed = compose_maps(outer, inner, ROOT)
+    assert isinstance(composed, Selection)
+    assert (composed.sources, composed.channels) == ((2, None, 3), 4)
+    assert compose_maps(Selection((1, 0), 2, 2, np.zeros(0)), Selection((1, 0), 2, 2, np.zeros(0)), ROOT) == IDENTITY

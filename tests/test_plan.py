@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +12,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refold.algebra import AffineConv, Formula, Leaf, Obstruction, convolution, scale_and_shift, transposed_convolution, window
+from refold.algebra import (
+    AffineConv,
+    Formula,
+    Leaf,
+    Obstruction,
+    Rearrangement,
+    Selection,
+    convolution,
+    scale_and_shift,
+    transposed_convolution,
+    window,
+)
+from refold.algebra._rearrangement import size_of
 from refold.geometry import Window
 from refold.graph import Graph, Linear, Opaque
-from refold.maps import Map, Moved, Scalar, Value, compose_maps
+from refold.maps import Layout, Map, Moved, Scalar, Step, Value, compose_maps
 from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 
@@ -356,6 +368,15 @@ def test_a_value_between_that_is_an_output_stays() -> None:
     assert "it is an output of the model" in refusal.fact
 
 
+def test_a_value_that_must_stay_and_no_law_lets_pass_is_refused_by_the_law() -> None:
+    net = Net()
+    conv = net.conv("x", groups=4)
+    plan = net.plan(conv, net.relu(net.conv(conv, groups=4)))
+    assert plan.folds == ()
+    (refusal,) = plan.refusals
+    assert (refusal.law, refusal.node) == ("composition", conv)
+
+
 def test_a_norm_that_is_read_elsewhere_is_passed_by() -> None:
     """The norm must stay, yet the convolution behind it can read what the norm reads if that saves it an operator."""
     net = Net()
@@ -437,6 +458,133 @@ def test_what_costs_compare() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- any network
+
+
+def test_what_a_map_costs() -> None:
+    """Multiply-adds at the sizes of the example, 2 x 4 x 7 items, as the layer that would be called does them."""
+    net = Net()
+    up = net.map("up", "x", transposed_convolution(numbers(1, 4, 2, 3), stride=2, groups=2))
+    maps: dict[str, tuple[str, Cost]] = {
+        "dense": (net.conv("x", 6), Cost(1, 2 * 7 * 6 * 4 * 3, 6 * 4 * 3)),
+        "grouped": (net.conv("x", groups=2), Cost(1, 2 * 7 * 4 * 2 * 3, 4 * 2 * 3)),
+        "strided": (net.conv("x", stride=2), Cost(1, 2 * 4 * 4 * 4 * 3, 4 * 4 * 3)),
+        "transposed": (up, Cost(1, 2 * 4 * 7 * 2 * 3, 4 * 2 * 3)),
+        "norm": (net.norm("x"), Cost(1, 2 * 4 * 7, 4)),
+        "scalar": (net.scalar("x", 2.0), Cost(1, 2 * 4 * 7, 0)),
+        "identity": (net.scalar("x", 1.0), Cost(1, 0, 0)),
+    }
+    for kind, (name, wanted) in maps.items():
+        node = net.graph.nodes[name]
+        assert isinstance(node, Linear)
+        assert cost_as_it_stands(node, net.graph) == wanted, kind
+
+
+def part(net: Net, root: str, *sources: int) -> str:
+    """Some channels of a value, in this order."""
+    channels = net.graph.values[root].example[1]
+    name = f"part{len(net.graph.nodes)}"
+    net._value(name, len(sources), net.graph.values[root].example[2])
+    net.graph.nodes[name] = Linear(name, "part", {root: Selection(sources, channels, 1, np.zeros(0))})
+    return name
+
+
+def test_a_map_of_all_channels_is_not_torn_apart_by_those_that_read_some() -> None:
+    net = Net()
+    norm = net.norm("x")
+    plan = net.plan(net.relu(net.conv(part(net, norm, 0, 1), taps=1)), net.relu(net.conv(part(net, norm, 2, 3), taps=1)))
+    assert norm in live(net.graph, plan)
+    assert "2 nodes read it, some of them a part of its channels" in [refusal.fact for refusal in plan.refusals]
+    assert {refusal.law for refusal in plan.refusals if refusal.node == norm} == {"selection"}
+
+
+def test_a_map_joins_the_one_reader_that_takes_some_of_its_channels() -> None:
+    net = Net()
+    conv = net.conv("x")
+    plan = net.plan(net.relu(net.norm(part(net, conv, 2, 0))))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (3, 1)
+
+
+def test_a_map_that_all_readers_take_in_another_order_joins_each() -> None:
+    net = Net()
+    norm = net.norm("x")
+    plan = net.plan(*(net.relu(net.conv(part(net, norm, *order), taps=1)) for order in ((1, 0, 3, 2), (3, 2, 1, 0))))
+    assert_sound(net, plan)
+    assert counts(net, plan) == (5, 2)
+
+
+def test_a_padding_goes_with_the_two_maps_in_front_of_it() -> None:
+    """A padding filled with a bias and a norm before it are dear until the convolution in front of both is gone as well."""
+    net = Net()
+    first = net.norm(net.conv("x", taps=1))
+    padded = net.map("pad", first, window(4, [Window(1, before=1, after=1)], np.zeros(1)))
+    plan = net.plan(net.relu(net.conv(padded, padding=0, groups=4)))
+    assert_sound(net, plan)
+    assert plan.folds
+
+
+def resized_like(net: Net, root: str, other: str) -> str:
+    """A value put in a shape that is asked of another value when it is written."""
+    shape = net.graph.values[root].example
+    sizes = [size_of(1, "n"), size_of(shape[1]), size_of(shape[2])]
+    turned = Rearrangement.permutation(sizes, (0, 2, 1))
+    name = f"turned{len(net.graph.nodes)}"
+    net.graph.values[name] = Value(name, (None, shape[2], shape[1]), (shape[0], shape[2], shape[1]))
+    step = Step(name, turned, net.graph.values[name].example, (other,))
+    net.graph.nodes[name] = Linear(name, "turned", {root: Moved(Scalar(), None, Layout((step,), turned))})
+    return name
+
+
+def test_a_value_whose_shape_is_asked_for_stays() -> None:
+    net = Net()
+    conv = net.conv("x")
+    norm = net.norm(conv)
+    turned = resized_like(net, net.relu("x"), conv)
+    plan = net.plan(net.relu(norm), turned)
+    assert conv not in {node.output for fold in plan.folds for node in fold.nodes if node.output != fold.value}
+    assert [(refusal.law, refusal.fact) for refusal in plan.refusals if refusal.node == conv] == [
+        ("use", "the value between is needed elsewhere: its shape is asked for")
+    ]
+    assert {fold.value for fold in net.plan(net.relu(norm)).folds} == {norm}  # nothing asks once nobody needs the turned one
+
+
+@pytest.mark.parametrize("why", ["nothing", "an output", "read by an activation", "its shape is asked for"])
+def test_what_is_needed_elsewhere_does_not_pay_for_a_merge(why: str) -> None:
+    """A bottleneck merges with the convolution in front of it where that goes; where that stays, it would be computed twice."""
+    net = Net()
+    front = net.conv("x", taps=1)
+    end = net.relu(net.conv(net.conv(front, 1, taps=1), 4, taps=1))
+    outputs = [end]
+    if why == "an output":
+        outputs.append(front)
+    elif why == "read by an activation":
+        outputs.append(net.relu(front))
+    elif why == "its shape is asked for":
+        outputs.append(resized_like(net, net.relu("x"), front))
+    plan = net.plan(*outputs)
+    if why != "its shape is asked for":
+        assert_sound(net, plan)
+    assert (front in live(net.graph, plan), len(plan.folds)) == (why != "nothing", int(why == "nothing"))
+
+
+LAYERS: dict[str, Callable[[Net, str], str]] = {
+    "dense": lambda net, root: net.conv(root),
+    "point": lambda net, root: net.conv(root, taps=1),
+    "depthwise": lambda net, root: net.conv(root, groups=4),
+    "norm": lambda net, root: net.norm(root),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(LAYERS, repeat=2)))
+def test_a_value_and_what_is_made_of_it_read_side_by_side(first: str, second: str) -> None:
+    """A reader of a value that another reader of it reads as well."""
+    for third in LAYERS:
+        net = Net()
+        shared = LAYERS[first](net, "x")
+        made = LAYERS[second](net, shared)
+        total_ = net.add(LAYERS[third](net, made), LAYERS[third](net, shared), made)
+        assert_sound(net, net.plan(net.relu(total_)))
+        assert_sound(net, net.plan(net.relu(total_), net.relu(net.norm(made))))
 
 
 @st.composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from refold.algebra import Formula, Leaf, Obstruction, Rearrangement, convolution, linear, scale_and_shift
 from refold.algebra._rearrangement import Size, size_of
-from refold.maps import IDENTITY, Layout, Map, Moved, Scalar, Step, Value, compose_maps
+from refold.maps import IDENTITY, Layout, Map, Moved, Scalar, Step, Value, compose_maps, sum_maps, without_bias
 from tests.algebra.oracle import apply, numbers, tensor
 
 BATCH = 2
@@ -112,6 +113,43 @@ def test_a_chain_is_what_its_steps_are(data: st.DataObject) -> None:
         torch.testing.assert_close(run(whole, x), y, rtol=0, atol=1e-9 * max(1.0, float(y.abs().max())))
 
 
+@st.composite
+def branches(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Map, torch.Tensor]:
+    """A chain of maps as one, and what its steps make of an input."""
+    root, x = Value("x", (None, *shape[1:]), shape), tensor(numbers(7, *shape))
+    whole: Map = IDENTITY
+    for _ in range(draw(st.integers(1, 3))):
+        step = draw(steps(tuple(x.shape)))
+        composed = whole if step is None else compose_maps(step, whole, root)
+        if step is not None and not isinstance(composed, Obstruction):
+            whole, x = composed, run(step, x)
+    return whole, x
+
+
+@given(st.data())
+def test_a_sum_of_chains_is_the_sum_of_what_they_make(data: st.DataObject) -> None:
+    shape = (BATCH, *data.draw(st.lists(st.sampled_from((2, 3, 4)), min_size=2, max_size=3)))
+    root, x = Value("x", (None, *shape[1:]), shape), tensor(numbers(7, *shape))
+    (left, one), (right, other) = data.draw(branches(shape)), data.draw(branches(shape))
+    for first, second, wanted in ((left, right, (one, other)), (left, left, (one, one))):
+        total = sum_maps(first, second, root)
+        if isinstance(total, Obstruction):
+            assert first is not second
+            continue
+        assert wanted[0].shape == wanted[1].shape
+        torch.testing.assert_close(run(total, x), wanted[0] + wanted[1], rtol=0, atol=1e-9 * max(1.0, float(wanted[0].abs().max())))
+
+
+@given(st.data())
+def test_a_chain_without_its_bias_is_linear(data: st.DataObject) -> None:
+    shape = (BATCH, *data.draw(st.lists(st.sampled_from((2, 3, 4)), min_size=2, max_size=3)))
+    whole, y = data.draw(branches(shape))
+    x = tensor(numbers(7, *shape))
+    part = without_bias(whole)
+    torch.testing.assert_close(run(part, x), y - run(whole, 0 * x), rtol=0, atol=1e-9 * max(1.0, float(y.abs().max())))
+    assert not run(part, 0 * x).any()
+
+
 def chained(shape: tuple[int, ...], *maps: Map | None) -> Map | Obstruction:
     whole: Map | Obstruction = IDENTITY
     for one in maps:
@@ -163,3 +201,122 @@ def test_the_runner_can_fail() -> None:
     flipped = Rearrangement.permutation(sizes((BATCH, 2, 2)), (0, 2, 1))
     x = torch.arange(8.0).reshape(BATCH, 2, 2)
     assert not torch.equal(rearranged(flipped, x), x)
+
+
+SHAPE = (BATCH, 4, 6)
+TURNED = (BATCH, 6, 4)
+
+
+def turn(shape: tuple[int, ...] = SHAPE) -> Moved:
+    """The last two axes swapped."""
+    made = moved(Rearrangement.permutation(sizes(shape), (0, 2, 1)), (shape[0], shape[2], shape[1]))
+    assert isinstance(made, Moved)
+    return made
+
+
+def mixed(outputs: int, inputs: int, taps: int = 1, seed: int = 1) -> Leaf:
+    """Channels mixed, perhaps along the axis behind them, which keeps its size."""
+    return Leaf(convolution(numbers(seed, outputs, inputs, taps), numbers(seed + 1, outputs), padding=[taps // 2]))
+
+
+def sides(mapped: Map | Obstruction) -> tuple[bool, bool]:
+    """Whether a map rearranges in front and behind."""
+    assert not isinstance(mapped, Obstruction)
+    return (mapped.before is not None, mapped.after is not None) if isinstance(mapped, Moved) else (False, False)
+
+
+def test_on_which_side_a_rearrangement_stays() -> None:
+    """A map of channels joins the map that it follows; what acts on each item alone leaves the rearrangement where it is needed."""
+    token = Leaf(linear(numbers(3, 5, 4), numbers(4, 5)))
+    norm = Leaf(scale_and_shift(numbers(5, 4), numbers(6, 4), 1))
+    assert sides(chained(SHAPE, mixed(4, 4), turn(), token)) == (False, True)
+    assert sides(chained(SHAPE, norm, turn(), token)) == (True, False)
+    assert sides(chained(SHAPE, Scalar(2.0, 1.0), turn(), token)) == (True, False)
+    assert sides(chained(SHAPE, mixed(4, 4, 3), turn(), Scalar(2.0, 1.0))) == (False, True)
+    assert sides(chained(SHAPE, mixed(4, 4, 3), turn(), turn(TURNED))) == (False, False)
+    assert sides(chained(SHAPE, turn(), turn(TURNED))) == (False, False)
+    assert sides(chained(SHAPE, turn(), token, turn((BATCH, 6, 5)))) == (False, False)
+    assert sides(chained(SHAPE, turn(), Scalar(2.0, 1.0), turn(TURNED))) == (False, False)
+
+
+def test_a_refusal_is_that_of_the_way_that_was_tried_first() -> None:
+    across = chained(SHAPE, mixed(4, 4, 3), turn(), mixed(2, 6, 3, seed=3))
+    assert isinstance(across, Obstruction)
+    assert (across.law, across.fact[:34]) == ("rearrangement", "the map moves along axis 0 behind ")
+
+
+def test_branches_that_rearrange_in_different_ways_are_not_summed() -> None:
+    root = Value("x", (None, 4, 4), (BATCH, 4, 4))
+    result = sum_maps(turn((BATCH, 4, 4)), mixed(4, 4), root)
+    assert isinstance(result, Obstruction)
+    assert (result.law, result.fact) == ("sum", "the two maps rearrange what they read in different ways")
+    both = sum_maps(turn((BATCH, 4, 4)), turn((BATCH, 4, 4)), root)
+    assert isinstance(both, Moved)
+    assert both.inner == Scalar(2.0)
+
+
+def test_a_branch_in_tokens_joins_one_in_channels() -> None:
+    """One branch turns channels last and back, the other does not: their sum rearranges nothing."""
+    token = Leaf(linear(numbers(3, 4, 4), numbers(4, 4)))
+    there = chained(SHAPE, turn(), token, turn(TURNED))
+    beside = mixed(4, 4, 3)
+    assert not isinstance(there, Obstruction)
+    total = sum_maps(there, beside, Value("x", (None, 4, 6), SHAPE))
+    assert isinstance(total, Formula)
+    x = tensor(numbers(9, *SHAPE))
+    assert torch.equal(run(total, x), run(there, x) + run(beside, x))
+
+
+def test_a_fixed_shape_between_two_maps_keeps_the_number_of_channels() -> None:
+    between = (BATCH, 3, 6)
+    flexible = turn(between)
+    assert flexible.after is not None
+    (step,) = flexible.after.steps
+    fixed = Moved(IDENTITY, None, Layout((replace(step, is_flexible=False),), flexible.after.rearrangement))
+    five, three = Leaf(linear(numbers(3, 5, 3))), Leaf(linear(numbers(3, 3, 3)))
+    assert not isinstance(chained(SHAPE, mixed(3, 4), flexible, five), Obstruction)
+    assert not isinstance(chained(SHAPE, mixed(3, 4), fixed, three), Obstruction)
+    refused = chained(SHAPE, mixed(3, 4), fixed, five)
+    assert isinstance(refused, Obstruction)
+    assert refused.fact == "`y` between the two states the number of channels, which would be 5 there"
+
+
+def test_what_a_resized_step_gives() -> None:
+    whole = chained(SHAPE, mixed(4, 4), turn(), Leaf(linear(numbers(3, 5, 4))))
+    assert isinstance(whole, Moved)
+    assert whole.after is not None
+    assert (whole.after.value.shape, whole.after.value.example, whole.after.steps[0].resized) == ((None, 6, 5), (BATCH, 6, 5), (2, 5))
+    assert (len(whole.steps), whole.longest, whole.stencil.out_channels, len(list(whole.leaves()))) == (1, 4, 5, 2)
+    assert (Moved(Scalar(2.0)).longest, Moved(Scalar(2.0)).stencil.rank, list(Moved(Scalar(2.0)).leaves())) == (0, 0, [])
+
+
+def test_the_longest_sum_counts_what_a_mean_is_taken_of() -> None:
+    average = moved(Rearrangement.mean(sizes(SHAPE), [2], keeps=True), (BATCH, 4, 1), 6)
+    whole = chained(SHAPE, average, mixed(5, 4))
+    assert isinstance(whole, Moved)
+    assert whole.longest == 6 + 4
+
+
+def test_maps_of_channels_on_both_sides_of_a_mean_are_one_behind_it() -> None:
+    """A mean makes what follows it cheaper, so that the map in front goes behind."""
+    parts = [mixed(5, 4), moved(Rearrangement.mean(sizes((BATCH, 5, 6)), [2], keeps=True), (BATCH, 5, 1), 6), mixed(3, 5, seed=3)]
+    whole = chained(SHAPE, *parts)
+    assert sides(whole) == (True, False)
+    assert not isinstance(whole, Obstruction)
+    x = wanted = tensor(numbers(9, *SHAPE))
+    for one in parts:
+        assert one is not None
+        wanted = run(one, wanted)
+    torch.testing.assert_close(run(whole, x), wanted, rtol=0, atol=1e-11)
+
+
+def test_what_passes_a_rearrangement_may_still_be_refused_behind_it() -> None:
+    """The padding along the tokens is that of the other side, where the first map still reads its input."""
+    refused = chained(SHAPE, mixed(4, 4, 3), turn(), turn(TURNED), mixed(4, 4, 3, seed=3))
+    assert isinstance(refused, Obstruction)
+    assert refused.law == "composition"
+    across = chained((BATCH, 4, 4, 6), Leaf(convolution(numbers(1, 4, 4, 1, 3), padding=[0, 1])),
+                     moved(Rearrangement.permutation(sizes((BATCH, 4, 4, 6)), (0, 1, 3, 2)), (BATCH, 4, 6, 4)),
+                     Leaf(convolution(numbers(2, 4, 4, 3, 1), padding=[1, 0])))  # fmt: skip
+    assert isinstance(across, Obstruction)
+    assert across.law == "composition"

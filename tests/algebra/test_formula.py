@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from unittest import mock
 
@@ -16,11 +17,13 @@ from refold.algebra import (
     Formula,
     Leaf,
     Mode,
+    Obstruction,
     Sizes,
     Sum,
     add_formulas,
     compose_formulas,
     convolution,
+    linear,
     scale_and_shift,
 )
 from refold.geometry import Window
@@ -173,3 +176,29 @@ def test_a_formula_makes_its_linear_part_once() -> None:
     assert part is total.linear_part()
     assert isinstance(part, Sum)
     assert part.left is part.right
+
+
+def grown(grow: Callable[[Formula], Formula | Obstruction]) -> Formula:
+    """What a formula comes to by an operation again and again, until it is refused."""
+    formula: Formula = Leaf(linear(np.eye(2)))
+    while not isinstance(result := grow(formula), Obstruction):
+        formula = result
+    assert "made of more than 100 operations within one another, or of more than 1,024 values" in result.fact
+    return formula
+
+
+def test_a_formula_grows_as_deep_and_as_large_as_it_can_be_worked_out() -> None:
+    one = Leaf(linear(np.eye(2)))
+    for law in (compose_formulas, add_formulas):
+        assert grown(lambda formula, law=law: law(one, formula, ())).depth == 100  # type: ignore[misc]
+        assert grown(lambda formula, law=law: law(formula, one, ())).depth == 100  # type: ignore[misc]
+        assert grown(lambda formula, law=law: law(formula, formula, ())).size == 1024  # type: ignore[misc]
+
+
+def test_a_formula_is_as_large_as_the_values_that_it_is_made_of() -> None:
+    one = Leaf(linear(np.eye(2)))
+    two = add_formulas(one, one, ())
+    assert isinstance(two, Formula)
+    three = compose_formulas(one, two, ())
+    assert isinstance(three, Formula)
+    assert [(each.size, each.depth, len(list(each.leaves()))) for each in (one, two, three)] == [(1, 0, 1), (2, 1, 2), (3, 2, 3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from unittest import mock
@@ -327,3 +328,27 @@ def test_the_comparison_of_laws_can_fail() -> None:
         assert_same(total, (left, right), (None,), lambda x: apply(replace(left, mode="replicate"), x) + apply(right, x))
     with pytest.raises(AssertionError):
         assert_same(total, (left, right), (None,), lambda x: apply(replace(left, windows=(Window(3, before=1, after=2),)), x))
+
+
+def test_a_padding_behind_a_map_of_a_known_size_joins_where_the_map_reads_nothing_there() -> None:
+    """Exactly there: what the second pads with zeros is what the first makes of its own zeros where no tap of it meets an item."""
+    accepted, second = 0, convolution(numbers(1, 2, 2, 2), padding=[(0, 1)])
+    for kernel, stride, before, after, n in itertools.product((1, 2, 3), (1, 2, 3), (-1, 0, 1, 2), (-1, 0, 1, 2, 3), range(5, 9)):
+        first = AffineConv(numbers(2, 2, 2, kernel), np.zeros(2), (Window(kernel, stride, 1, before, after),))
+        next_position = stride * first.windows[0].output_size(n) - before
+        result = compose_formulas(Leaf(second), Leaf(first), (n,))
+        assert isinstance(result, Obstruction) == (next_position < n), (first.windows, n)
+        if isinstance(result, Formula):
+            accepted += assert_same(result, (first,), (n,), lambda x, first=first: apply(second, apply(first, x)))  # type: ignore[misc]
+    assert accepted > 300
+
+
+def test_what_reads_nothing_outside_continues_nothing() -> None:
+    """A mode that has no effect is not kept: it would stand in the way of the next law."""
+    inside = Leaf(convolution(numbers(1, 2, 2, 3), mode="reflect"))
+    padded = Leaf(convolution(numbers(2, 2, 2, 3), padding=1, mode="reflect"))
+    cropped = Leaf(convolution(numbers(3, 2, 2, 1), padding=-1))
+    totals = [add_formulas(inside, inside, (None,)), compose_formulas(inside, inside, (None,)), compose_formulas(cropped, padded, (None,))]
+    for total in totals:
+        assert isinstance(total, Formula)
+        assert (total.stencil.mode, total.fill) == ("constant", None)

@@ -224,3 +224,13 @@ def test_constructors_keep_the_library_and_the_device() -> None:
     for like in (np.ones((2, 2, 1)), torch.ones(2, 2, 1)):
         made: list[AffineConv] = [convolution(like), linear(like[..., 0]), transposed_convolution(like), average_pool(2, [1], like)]
         assert all(type(value.kernel) is type(value.bias) is type(like) for value in made)
+
+
+def test_what_is_not_given_is_what_pytorch_takes() -> None:
+    x, kernel, back = probe(1, 2, (5,)), numbers(2, 3, 2, 2), numbers(3, 2, 3, 2)
+    assert torch.equal(apply(convolution(kernel), x), F.conv1d(x, tensor(kernel)))
+    assert torch.equal(apply(transposed_convolution(back), x), F.conv_transpose1d(x, tensor(back)))
+    assert torch.equal(apply(average_pool(2, [2], kernel), x), F.avg_pool1d(x, 2))
+    norm = batch_norm(tensor(numbers(4, 2)), tensor(numbers(5, 2)).abs())
+    wanted = F.batch_norm(x[..., None], tensor(numbers(4, 2)), tensor(numbers(5, 2)).abs())
+    assert torch.allclose(apply(norm, x[..., None]), wanted, rtol=2.0**-48, atol=2.0**-48)

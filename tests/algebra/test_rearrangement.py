@@ -253,3 +253,84 @@ def test_channels_in_another_order_join_a_map_of_all_channels() -> None:
     refused = move_forward(MAPS["grouped"], total)
     assert isinstance(refused, Obstruction)
     assert "takes them in 2 groups" in refused.fact
+
+
+@pytest.mark.parametrize(("shape", "wanted"), [([2, 3], [2]), ([2], [2, 3]), ([], [2]), ([2], [])])
+def test_no_reshape_makes_more_or_fewer_items(shape: list[int], wanted: list[int]) -> None:
+    assert Rearrangement.reshape([size_of(one) for one in shape], [size_of(one) for one in wanted]) is None
+
+
+def test_rearrangements_that_do_the_same_are_equal() -> None:
+    """An axis that was split and put together again on the way is one factor, whether it is moved or averaged."""
+    six, five, pair, three = size_of(6), size_of(5), size_of(2), size_of(3)
+    split = Rearrangement.reshape([six, five], [pair, three, five])
+    assert split is not None
+    for last, whole in (
+        (Rearrangement.permutation([pair, three, five], (2, 0, 1)), Rearrangement.permutation([six, five], (1, 0))),
+        (Rearrangement.mean([pair, three, five], (0, 1), keeps=False), Rearrangement.mean([six, five], (0,), keeps=False)),
+    ):
+        there = split.then(last)
+        assert there is not None
+        merged = Rearrangement.reshape([size_of(size or 0) for size in there.shape], [size_of(size or 0) for size in whole.shape])
+        assert merged is not None
+        assert there.then(merged) == whole
+
+
+def held_by(rearrangement: Rearrangement, axis: int, free: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Each axis of the input that tells the item of an axis of the output, and how, with so many items for each free factor."""
+    sizes = [known * free ** len(names) for known, names in rearrangement.sizes]
+    own = rearrangement.outputs[axis]
+    found = []
+    for place, factors in enumerate(rearrangement.inputs):
+        if own and set(own) <= set(factors):
+            grid = np.indices([sizes[one] for one in factors]).reshape(len(factors), -1)
+            told = np.zeros(grid.shape[1], dtype=int)
+            for one in own:
+                told = told * sizes[one] + grid[factors.index(one)]
+            found.append((place, tuple(told.tolist())))
+    return found
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_holder_of_an_axis_with_a_free_one_beside_it(order: tuple[int, ...]) -> None:
+    """Where an axis has 2, 3 and n items side by side in any order, it tells the item of each of the two that are known."""
+    parts = [size_of(2), size_of(3), size_of(1, "n")]
+    sizes = [parts[one] for one in order]
+    split = Rearrangement.reshape([size_of(5), size_of(6, "n")], [size_of(5), *sizes])
+    assert split is not None
+    for axis, part in enumerate(sizes, 1):
+        if part[1]:
+            assert split.holder(axis, 24) is None
+            continue
+        assert [split.holder(axis, 6 * n) for n in (1, 4)] == [held_by(split, axis, n)[0] for n in (1, 4)]
+        assert split.holder(axis) is None
+        assert split.holder(axis, 25) is None
+    assert split.holder(0) == (0, (0, 1, 2, 3, 4))
+
+
+def test_no_axis_of_one_item_and_none_that_is_spread_over_two_is_held() -> None:
+    one = Rearrangement.permutation([size_of(1), size_of(4)], (1, 0))
+    assert (one.source(1), one.order(1), one.holder(1)) == (None, None, None)
+    merged = Rearrangement.reshape([size_of(2), size_of(3)], [size_of(6)])
+    assert merged is not None
+    assert (merged.source(0), merged.order(0), merged.holder(0)) == (None, None, None)
+
+
+@pytest.mark.parametrize(("name", "move"), sorted(BACK))
+def test_a_map_that_was_carried_tells_of_itself_what_its_numbers_tell(name: str, move: str) -> None:
+    total = joined(IMAGE, MOVES[move])
+    assert total is not None
+    passed = move_back(MAPS[name], total)
+    assert not isinstance(passed, Obstruction)
+    carried, plain = passed[0], Leaf(passed[0].evaluate())
+    constant = numbers(3, plain.stencil.in_channels)
+    assert np.array_equal(carried.level(None), plain.level(None))
+    assert np.array_equal(carried.level(constant), plain.level(constant))
+    assert np.array_equal(carried.gain(abs(constant)), plain.gain(abs(constant)))
+    assert (carried.size, carried.slack, len(list(carried.leaves()))) == (1, None, 1)
+    assert carried.depth <= 1
+    part = carried.linear_part().evaluate()
+    assert np.array_equal(part.kernel, plain.value.kernel)
+    assert not part.bias.any()
+    assert carried.key == move_back(MAPS[name], total)[0].key  # type: ignore[index]
+    assert carried.key != carried.linear_part().key

@@ -113,6 +113,16 @@ def or_sizes(condition: Condition, sizes: Sequence[int]) -> Condition:
     return _condition((either, condition.tree, *((operator.eq, "0", size) for size in sizes)), condition.places)
 
 
+def or_point(condition: Condition, sizes: Sequence[int]) -> Condition:
+    """A condition that allows one more choice of sizes, one for each of its axes.
+
+    >>> or_point(read_condition("L['x'].size()[0] != L['x'].size()[2]", {"L['x']": "x"}), [1, 1]).holds([1, 1])
+    True
+    """
+    sides = [(operator.eq, str(position), size) for position, size in enumerate(sizes)]
+    return _condition((either, condition.tree, sides[0] if len(sides) == 1 else (both, *sides)), condition.places)
+
+
 def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
     """What torch notes, as in `L['x'].size()[2] <= 100`, or None where it holds more than arithmetic of sizes.
 

@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_sizes
+from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_point, or_sizes
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._run import run_program
@@ -134,6 +134,7 @@ class Trials:
         for condition in conditions:
             if condition not in kept and not self._is_shown(condition, kept):
                 kept.append(self._widened(condition, breaking[condition]))
+        kept = [one if one.holds_at(self.example) else self._with_the_example(one) for one in kept]
         return [replace(one, is_shared=self._is_shared(one)) for one in sorted(kept, key=plainness)]
 
     def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
@@ -321,6 +322,10 @@ class Trials:
         ((name, axis),) = condition.places
         given = [shapes[name][axis] for shapes in tried if self.run(shapes).outcome is Outcome.SAME]
         return or_sizes(condition, given) if given else condition
+
+    def _with_the_example(self, condition: Condition) -> Condition:
+        """A condition that allows the example too, for which the model and its trace were seen to give the same: its batch was doubled."""
+        return or_point(condition, [self._size_of(place) for place in condition.places])
 
     def _is_shared(self, condition: Condition) -> bool:
         """Whether the model refused all that was tried of what breaks a condition."""
