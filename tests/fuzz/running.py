@@ -74,21 +74,22 @@ def run(kind: str, seed: int, start: int, until: float, count: int) -> Iterator[
     while index < end and time.monotonic() < until:
         command = [sys.executable, *COMMAND, kind, str(seed), str(index), str(min(TURN, end - index))]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as worker:
-            begun = None
-            for line in _lines(worker, until):
-                if "begin" in line:
-                    begun = line["begin"]
-                    continue
-                index = line.pop("index") + 1
-                yield index - 1, Outcome(**line)
-            if time.monotonic() >= until:
+            begun, text = None, None
+            try:
+                for line in _lines(worker, until):
+                    if "begin" in line:
+                        begun = line["begin"]
+                        continue
+                    index = line.pop("index") + 1
+                    yield index - 1, Outcome(**line)
+                text = f"the process died with status {worker.wait(PATIENCE)}"
+            except TimeoutError as error:
+                text = str(error)
+            finally:
                 worker.kill()
-                return
-            silent = worker.poll() is None
-            worker.kill()
-            status = worker.wait()
+        if time.monotonic() >= until:
+            return
         if begun is not None and begun >= index:
-            text = f"no answer in {PATIENCE:.0f} s" if silent else f"the process died with status {status}"
             yield begun, Outcome("crash", text)
             index = begun + 1
         elif begun is None:
@@ -96,12 +97,12 @@ def run(kind: str, seed: int, start: int, until: float, count: int) -> Iterator[
 
 
 def _lines(worker: subprocess.Popen[str], until: float) -> Iterator[dict[str, Any]]:
-    """What the worker says, until it ends or is silent for too long."""
+    """What the worker says, until it ends. Raises `TimeoutError` where it is silent for too long."""
     assert worker.stdout is not None
     while True:
         ready, _, _ = select.select([worker.stdout], [], [], max(0.0, min(PATIENCE, until - time.monotonic())))
         if not ready:
-            return
+            raise TimeoutError(f"no answer in {PATIENCE:.0f} s")
         text = worker.stdout.readline()
         if not text:
             return
