@@ -39,6 +39,28 @@ def test_parts_of_a_split_are_folded_each_for_itself(nodes: list[NodeProto], out
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
+def test_a_shape_that_a_caller_may_replace_is_no_known_shape() -> None:
+    constants = {"w": random(9, 8), "m": random(8, 5), "rest": np.asarray([-1], np.int64), "first": np.asarray([0], np.int64)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("MatMul", ["a", "m"], ["b"]),
+        helper.make_node("Shape", ["b"], ["s"]),
+        helper.make_node("Gather", ["s", "first"], ["n"]),
+        helper.make_node("Concat", ["n", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["b", "shape"], ["r"]),
+        helper.make_node("Identity", ["r"], ["y"]),
+    ]
+    model = model_of(nodes, constants, ("N", 4, "H", 9))
+    model.graph.input.append(helper.make_tensor_value_info("rest", TensorProto.INT64, [1]))
+    result = refold.fold(model)
+    assert any("an input, so that a caller may replace it" in refusal.fact for refusal in result.report.refusals)
+    new = written(model)
+    assert kinds(new).count("MatMul") == 1
+    for rest in (-1, 100):
+        feeds = {"x": random(3, 4, 5, 9), "rest": np.asarray([rest], np.int64)}
+        np.testing.assert_allclose(run(model, feeds)[0], run(new, feeds)[0], atol=1e-5)
+
+
 def test_a_model_in_float64_without_convolutions_gets_none() -> None:
     constants = {"pads": np.asarray([0, 0, 0, 1, 0, 0, 1, 0], np.int64)}
     norm = batch_norm("p", "n", 4, constants)
