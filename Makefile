@@ -10,7 +10,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo test lint format bench movielens clean
+.PHONY: help demo test lint format bench fuzz movielens clean
 
 help: ## list what can be made
 	echo "make demo     train a small network on handwritten digits, fold it, prove it, measure it (under 5 minutes)"
@@ -18,6 +18,7 @@ help: ## list what can be made
 	echo "make test-paddle   compare with PaddlePaddle itself, in an environment of its own (a 200 MB download)"
 	echo "make lint     lint and type check only"
 	echo "make format   format the code and apply the linter's safe fixes"
+	echo "make fuzz     fold random networks and compare them with the original: make fuzz MINUTES=10 SEED=1"
 	echo "make bench    run the benchmarks and print their ratios"
 	echo "make kills    kill saves at every call that changes a file and 300 times at random (a few minutes)"
 	echo "make hostile  feed the command line every invalid and hostile file (some ten minutes)"
@@ -74,6 +75,9 @@ mutants: $(STAMP)
 
 mutants-proof: $(STAMP)
 	$(MUTANTS) --proof
+MINUTES := 10
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(BIN)/python -m tests.fuzz run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 movielens: $(STAMP)
 	$(BIN)/python -m examples.movielens

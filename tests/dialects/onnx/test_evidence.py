@@ -116,3 +116,15 @@ def test_a_model_that_no_runtime_loads_is_not_called_the_same() -> None:
     del model.graph.node[:-1]
     model.graph.node[0].input[0] = "x"
     assert str(refold.fold(model).report.certificate) == "nothing was compared"
+
+
+def test_inputs_that_are_made_up_are_of_a_size_that_a_machine_holds() -> None:
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], {}, ("N", 3, "D", "H", "W"))
+    sizes = [feeds["x"].size for feeds in _run.generated_feeds(model, 0)]
+    assert len(sizes) > 2
+    assert max(sizes) <= _run.GENEROUS
+
+
+def test_sizes_that_a_model_states_are_kept_however_large() -> None:
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], {}, (1, 2, 1024, 1024))
+    assert [feeds["x"].shape for feeds in _run.generated_feeds(model, 0)] == [(1, 2, 1024, 1024)]

@@ -67,7 +67,7 @@ class Settled:
 def settle(trials: Trials, conditions: Sequence[Condition], inputs: Sequence[TracedInput]) -> Settled:
     """Try what tracing took for granted. A program that draws random numbers is not tried, since no two of its runs are alike."""
     if any(map(draws_at_random, trials.program.graph.nodes)):
-        return Settled(tuple(conditions))
+        return Settled(tuple(trials.with_example(conditions)))
     kept = trials.settle(conditions)
     dtypes = ((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
     return Settled(tuple(kept), tuple(dtypes), tuple(trials.shown(kept)), tuple(trials.refused(kept)))
@@ -134,8 +134,7 @@ class Trials:
         for condition in conditions:
             if condition not in kept and not self._is_shown(condition, kept):
                 kept.append(self._widened(condition, breaking[condition]))
-        kept = [one if one.holds_at(self.example) else self._with_the_example(one) for one in kept]
-        return [replace(one, is_shared=self._is_shared(one)) for one in sorted(kept, key=plainness)]
+        return [replace(one, is_shared=self._is_shared(one)) for one in sorted(self.with_example(kept), key=plainness)]
 
     def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
         """Sizes at which model and trace gave the same and which the conditions allow, other than the example's."""
@@ -323,9 +322,9 @@ class Trials:
         given = [shapes[name][axis] for shapes in tried if self.run(shapes).outcome is Outcome.SAME]
         return or_sizes(condition, given) if given else condition
 
-    def _with_the_example(self, condition: Condition) -> Condition:
-        """A condition that allows the example too, for which the model and its trace were seen to give the same: its batch was doubled."""
-        return or_point(condition, [self._size_of(place) for place in condition.places])
+    def with_example(self, conditions: Iterable[Condition]) -> list[Condition]:
+        """The conditions, allowing the example, for which the model and its trace were seen to give the same: its batch was doubled."""
+        return [one if one.holds_at(self.example) else or_point(one, [self._size_of(place) for place in one.places]) for one in conditions]
 
     def _is_shared(self, condition: Condition) -> bool:
         """Whether the model refused all that was tried of what breaks a condition."""

@@ -87,6 +87,12 @@ class Layers:
             return self._window(mapped, x, elem_type, value)
         return self._convolution(mapped, x, elem_type, value)
 
+    def convolves(self, mapped: Scalar | Formula) -> bool:
+        """Whether a map is written as a convolution."""
+        if isinstance(mapped, Scalar) or mapped.stencil.is_diagonal or mapped.stencil.rank == 0:
+            return False
+        return mapped.stencil.is_upsampled or not _only_moves(mapped)
+
     def number(self, number: float, elem_type: int, value: str) -> str:
         """The name of a tensor that holds one number."""
         return self._small(np.asarray(number, np.float64), elem_type, f"{value}.scalar", ("number", number))

@@ -31,6 +31,9 @@ SLOW = ("MaxPool", "LpPool", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAli
 PATIENCE = 400_000
 """Items of theirs up to which it is asked all the same."""
 
+GENEROUS = 1 << 20
+"""Items of all inputs up to which free sizes are made up; a volume of 224 along each axis would be ten times as large."""
+
 
 class Session:
     """A model ready to run, in a process of its own; `names` are its outputs, `files` those that it lies in as it is."""
@@ -122,6 +125,8 @@ def generated_feeds(skeleton: ModelProto, seed: int) -> Iterator[Feeds]:
         sized = ModelProto()
         sized.CopyFrom(skeleton)
         shapes = set_sizes(sized, guess, batch=1 + number % 2)
+        if guess != GUESSES[-1] and free and sum(math.prod(shape) for shape in shapes.values()) > GENEROUS:
+            continue
         yield random_feeds(skeleton, shapes, np.random.default_rng(seed + number))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from refold.algebra import Rearrangement
 from refold.dialects.onnx._constants import SIZES, STANDARD, Constants
@@ -52,6 +52,8 @@ class _Writer:
     taken: set[str] = field(default_factory=set)
     emitted: dict[str, tuple[NodeProto, ...]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    replaced: set[str] = field(default_factory=set)
+    """Values that folds make, where the node that made them goes."""
 
     def write(self, plan: Plan) -> Written:
         skeleton = ModelProto()
@@ -81,11 +83,21 @@ class _Writer:
 
     def _refusal(self, fold: Fold, scope: Scope, name: str, layers: Layers) -> Refusal | None:
         elem_type = scope.types[name].elem_type
-        if not any(layers.overflows(as_moved(mapped).inner, elem_type) for mapped in fold.form.values()):
+        operations = tuple(dict.fromkeys(node.operation for node in fold.nodes))
+        inner = [as_moved(mapped).inner for mapped in fold.form.values()]
+        if elem_type == TensorProto.DOUBLE and any(map(layers.convolves, inner)) and not any("Conv" in one for one in operations):
+            return Refusal(
+                fold.value,
+                " + ".join(operations),
+                "runtime",
+                "ONNX Runtime has no convolution in float64, and the model does without",
+                "fold the model in float32",
+            )
+        if not any(layers.overflows(one, elem_type) for one in inner):
             return None
         return Refusal(
             fold.value,
-            " + ".join(dict.fromkeys(node.operation for node in fold.nodes)),
+            " + ".join(operations),
             "rounding",
             f"folded weights leave the range of {type_name(elem_type)}",
             "fold the model in float32 and convert it afterwards",
@@ -165,20 +177,22 @@ class _Writer:
             scope, _ = owners[fold.value]
             for node in self.emitted[fold.value]:
                 uses.update(self._reads(node, scope))
-        for fold in folds:
-            scope, name = owners[fold.value]
-            drop(scope.producers[name], scope)
+        stack.extend(self.emitted)
         while stack:
             key = stack.pop()
-            if uses[key] or key in self.gone or key in self.emitted or key not in owners:
+            if key in self.gone or key in self.replaced or key not in owners:
                 continue
             scope, name = owners[key]
             node = scope.producers[name]
             outputs = [scope.key(one) for one in node.output if one]
-            moved = node.op_type in SIZES and node.domain in STANDARD
-            if any(uses[one] for one in outputs) or not (key in removable or moved or self.constants.has(name, scope)):
+            made_anew = [one for one in outputs if one in self.emitted]
+            if any(uses[one] for one in outputs if one not in made_anew):
                 continue
-            self.gone.update(outputs)
+            moved = node.op_type in SIZES and node.domain in STANDARD
+            if not (made_anew or key in removable or moved or self.constants.has(name, scope)):
+                continue
+            self.gone.update(one for one in outputs if one not in made_anew)
+            self.replaced.update(made_anew)
             drop(node, scope)
 
     def _reads(self, node: NodeProto, scope: Scope) -> Iterator[str]:
@@ -214,6 +228,11 @@ class _Writer:
             copy.input[0] = scope.tellers[node.output[0]]
         yield copy
 
+    def _without(self, node: NodeProto, made_anew: Sequence[str], scope: Scope) -> NodeProto:
+        """A node that stays for some of its outputs while others are made anew under their names."""
+        node.output[:] = [self._fresh(f"{name}.left") if scope.key(name) in made_anew else name for name in node.output]
+        return node
+
     def _is_told(self, key: str, scope: Scope) -> bool:
         """Whether sizes come from a Shape of what has gone."""
         taken = self.constants.taken.get(key)
@@ -225,12 +244,13 @@ class _Writer:
         for original, node in zip(scope.graph.node, graph.node, strict=True):
             for _, inner in graphs_of(node):
                 self._rewrite(next(within)[1], inner)
-            key = next((scope.key(name) for name in original.output if name), None)
-            if key in self.emitted:
+            keys = [scope.key(name) for name in original.output if name]
+            made_anew = [key for key in keys if key in self.emitted]
+            for key in made_anew:
                 nodes.extend(self.emitted[key])
                 self.emitted[key][-1].doc_string = original.doc_string
-            elif key is None or key not in self.gone:
-                nodes.extend(self._left(node, scope))
+            if not any(key in self.gone or key in self.replaced for key in keys):
+                nodes.extend(self._without(one, made_anew, scope) for one in self._left(node, scope))
         del graph.node[:]
         graph.node.extend(nodes)
         left = {name for node in nodes for name in node.output} | {one.name for one in (*graph.input, *graph.initializer)}

@@ -1,0 +1,169 @@
+"""Folds one random torch network and compares it with the original at many sizes, on every axis."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import refold
+from refold.errors import RefoldError, VerificationError
+from tests.fuzz.judging import complaint
+from tests.fuzz.outcome import SIZES, Outcome, one_line
+from tests.fuzz.recipe import Recipe
+from tests.fuzz.sizes import sizes_of
+from tests.fuzz.torch_nets import arrays, branches
+from tests.fuzz.torch_network import FLOATS, Network, dtype_name
+
+MOVES = 3
+"""Times that inputs are moved by one rounding."""
+WORDS = ("but the network was traced for inputs where", "takes only inputs where")
+"""What a refusal in words says."""
+
+
+def try_torch(recipe: Recipe) -> Outcome:
+    """What came of a network. Any exception of the original's at the example sizes makes it untraceable."""
+    outcome = Outcome(branches=branches(recipe), operators=[step.operator for step in recipe.steps])
+    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            model = Network(recipe).eval()
+            model(*arrays(recipe, 0))
+        except Exception as error:  # whatever a drawn network raises
+            outcome.category, outcome.text = "untraceable", f"the original does not run: {one_line(error)}"
+            return outcome
+        _judge(recipe, model, outcome)
+    return outcome
+
+
+def _judge(recipe: Recipe, model: Network, outcome: Outcome) -> None:
+    example = arrays(recipe, 0)
+    try:
+        result = refold.fold(model, example)
+    except RefoldError as error:
+        outcome.text = one_line(error)
+        if isinstance(error, VerificationError) or "does not run" in str(error):
+            outcome.category = _whose_fault(recipe, model)
+        else:
+            outcome.category = "refused" if _exports(model, example) else "untraceable"
+        return
+    except Exception as error:
+        outcome.category, outcome.text = "crash", f"{type(error).__name__}: {one_line(error)}"
+        return
+    outcome.folds = len(result.report.folds)
+    compare(recipe, model, result.model, outcome)
+
+
+def _whose_fault(recipe: Recipe, model: Network) -> str:
+    """Whether a fold that the proof refused is right."""
+    try:
+        folded = refold.fold(model, arrays(recipe, 0), verify=False).model
+    except Exception:
+        return "crash"
+    found = Outcome()
+    compare(recipe, model, folded, found)
+    return "prover" if found.category == "same" else "caught"
+
+
+def _exports(model: Network, example: tuple[Any, ...]) -> bool:
+    try:
+        torch.export.export(model, example, strict=False)
+    except Exception:
+        return False
+    return True
+
+
+def compare(recipe: Recipe, model: torch.nn.Module, folded: torch.nn.Module, outcome: Outcome) -> None:
+    """Run both at many sizes, and enter what was found."""
+    for number, (sized, apart) in enumerate(sizes_of(recipe)):
+        if outcome.sizes == SIZES:
+            break
+        inputs = arrays(sized, number)
+        try:
+            original = _run(model, inputs)
+        except Exception:  # whatever a network raises at a size that it does not take
+            continue
+        if not all(np.isfinite(one).all() for one, _ in original if one.dtype.kind == "f"):
+            continue
+        outcome.sizes += 1
+        shapes = ", ".join("x".join(map(str, one.shape)) or "number" for one in sized.inputs)
+        try:
+            theirs = _run(folded, inputs)
+        except Exception as error:
+            worded = isinstance(error, ValueError) and any(words in str(error) for words in WORDS)
+            outcome.refuse(f"{shapes}: {type(error).__name__}: {one_line(error)}", apart=apart, in_words=worded)
+            if number == 0:
+                outcome.category, outcome.text = "wrong", f"the folded network does not run on the example: {one_line(error)}"
+                return
+            continue
+        told = _complaint(sized, model, inputs, original, theirs)
+        if told is not None:
+            outcome.category, outcome.text = "wrong", f"at {shapes}: {told}"
+            return
+
+
+def _complaint(recipe: Recipe, model: torch.nn.Module, inputs: tuple[Any, ...], original: Any, theirs: Any) -> str | None:
+    def truths() -> list[Any] | None:
+        try:
+            wide = Network(recipe, wide=True).eval()
+            return [one for one, _ in _run(wide, tuple(_widened(one) for one in inputs))]
+        except Exception:  # an operator that does not take float64
+            return None
+
+    def noise() -> list[float]:
+        moves = [0.0] * len(original)
+        for number in range(MOVES):
+            generator = torch.Generator().manual_seed(number)
+            again = _run(model, tuple(_moved(one, generator) for one in inputs))
+            moves = [max(known, _distance(mine, other)) for known, (mine, _), (other, _) in zip(moves, original, again, strict=True)]
+        return moves
+
+    length = sum(_fan_in(one) for one in model.parameters()) + 4 * len(recipe.steps)
+    mine, folded = [one for one, _ in original], [one for one, _ in theirs]
+    dtypes = [dtype for _, dtype in original]
+    if dtypes != [dtype for _, dtype in theirs]:
+        return f"dtypes {[dtype for _, dtype in theirs]} instead of {dtypes}"
+    coarse = {
+        *dtypes,
+        *(step.attributes["dtype"] for step in recipe.steps if step.operator == "cast"),
+        *(one.dtype for one in recipe.inputs),
+    }
+    worst = max(coarse & set(FLOATS), key=lambda name: torch.finfo(FLOATS[name]).eps, default="float32")
+    dtypes = [worst if dtype in FLOATS else dtype for dtype in dtypes]
+    return complaint(mine, folded, dtypes, length, truths, noise)
+
+
+def _run(model: torch.nn.Module, inputs: tuple[Any, ...]) -> list[tuple[Any, str]]:
+    """The outputs as arrays, with their dtypes."""
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(model(*[one.clone() if isinstance(one, Tensor) else one for one in inputs]))
+    return [
+        (one.double().numpy() if one.is_floating_point() else one.numpy(), dtype_name(one)) for one in leaves if isinstance(one, Tensor)
+    ]
+
+
+def _widened(one: Any) -> Any:
+    return one.double() if isinstance(one, Tensor) and one.is_floating_point() else one
+
+
+def _moved(one: Any, generator: torch.Generator) -> Any:
+    if not isinstance(one, Tensor) or not one.is_floating_point():
+        return one
+    signs = torch.randint(0, 2, one.shape, generator=generator).to(one.dtype) * 2 - 1
+    return one * (1 + signs * torch.finfo(one.dtype).eps)
+
+
+def _distance(one: Any, other: Any) -> float:
+    if one.dtype.kind != "f" or one.shape != other.shape:
+        return 0.0
+    return float(np.nan_to_num(np.abs(one - other), posinf=0.0).max(initial=0.0))
+
+
+def _fan_in(parameter: Tensor) -> int:
+    return parameter[0].numel() if parameter.ndim > 1 and parameter.shape[0] else 1
