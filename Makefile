@@ -75,7 +75,10 @@ mutants: $(STAMP)
 
 mutants-proof: $(STAMP)
 	$(MUTANTS) --proof
+
+.PHONY: fuzz
 MINUTES := 10
+
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 PYTHONPATH=src $(BIN)/python -m tests.fuzz run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import refold
+from refold.dialects.aten._conditions import or_point, read_condition
 from tests.sizes.models import MODELS, Net, Sized
 
 
@@ -150,3 +151,28 @@ def test_the_certificate_lists_the_sizes_that_were_shown_and_those_that_are_refu
     assert refusals == {"it takes only inputs where axis 3 of `inputs_0` is not 9"}
     assert "other sizes compared" in str(certificate)
     assert "refused where the original runs" in str(certificate)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x, y: net.norm(net.conv(x)) * y,
+        lambda net, x, y: (net.norm(net.conv(x)) * y).expand(x.shape[0], 4, 6, 6).contiguous().view(x.shape[0], 4, 36),
+        lambda net, x, y: nn.functional.dropout(net.norm(net.conv(x)), 0.5, training=True) * y,
+    ],
+    ids=["gated", "viewed", "random"],
+)
+def test_a_guard_takes_the_example_that_it_was_made_of(function: Callable[..., Tensor]) -> None:
+    model = Net(function, conv=nn.Conv2d(3, 4, 3, padding=1), norm=nn.BatchNorm2d(4)).eval()
+    x, y = torch.randn(1, 3, 6, 6), torch.randn(1, 4, 1, 1)
+    folded = refold.fold(model, (x, y)).model
+    assert folded(x, y).shape == model(x, y).shape
+
+
+def test_a_condition_allows_one_more_point() -> None:
+    condition = read_condition("L['x'].size()[0] != L['x'].size()[1]", {"L['x']": "x"})
+    assert condition is not None
+    wider = or_point(condition, [1, 1])
+    assert wider.holds([1, 1])
+    assert not wider.holds([2, 2])
+    assert wider.holds([2, 1])
