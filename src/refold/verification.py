@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from array_api_compat import array_namespace, to_device
 
 from refold.errors import VerificationError
-from refold.ordering import Order, Run, find_order
+
+if TYPE_CHECKING:
+    from refold.ordering import Order, Run
 
 FACTOR = 4.0
 """How many times the original's own distance from the truth a folded network may be away from it."""
@@ -311,6 +312,8 @@ def judge_outputs(evidence: Iterable[OutputEvidence], *, proven: bool = False) -
 
     Numbers that are equal or not, as the places of the best k, may be in another order where the original's own are.
     """
+    from refold.ordering import find_order  # with NumPy, which the help of the command line does not need
+
     evidence = tuple(evidence)
     checks = [judge_output(one, proven=proven) for one in evidence]
     for run in dict.fromkeys(one.run for one in evidence):
@@ -329,6 +332,10 @@ def _has_order(evidence: OutputEvidence) -> bool:
 
 def _as_run(evidence: OutputEvidence) -> Run:
     """An output and the original's other ones, the float64 truth among them, as numpy in float64."""
+
+    import numpy as np
+
+    from refold.ordering import Run
 
     def plain(array: Any) -> Any:
         xp = array_namespace(array)
