@@ -137,8 +137,8 @@ def test_a_fold_that_takes_fewer_sizes_than_the_original_says_so() -> None:
     assert model(short).numel() == 0
     found, complaint = answer_of(result.model, (short,))
     assert found is None
-    assert "axis 2 of `inputs_0` is 1, but the network was traced for inputs where axis 2 of `inputs_0` is more than" in complaint
-    torch.testing.assert_close(result.model(torch.randn(1, 3, 3, 3)).shape, torch.Size((1, 4, 1, 1)))
+    assert "axis 2 of `inputs_0` is 1, but the network was traced for inputs where axis 2 of `inputs_0` is" in complaint
+    torch.testing.assert_close(result.model(torch.randn(1, 3, 4, 5)).shape, torch.Size((1, 4, 2, 3)))
 
 
 def test_the_certificate_lists_the_sizes_that_were_shown_and_those_that_are_refused() -> None:
@@ -176,3 +176,62 @@ def test_a_condition_allows_one_more_point() -> None:
     assert wider.holds([1, 1])
     assert not wider.holds([2, 2])
     assert wider.holds([2, 1])
+
+
+@pytest.mark.parametrize(
+    ("asks", "example", "shape"),
+    [
+        (lambda x: x.shape[2] == 384, (2, 3, 24, 24), (2, 3, 384, 8)),
+        (lambda x: x.shape[2] * x.shape[3] == 3136, (2, 3, 60, 60), (2, 3, 56, 56)),
+        (lambda x: x.shape[2] % 1021 == 0, (2, 3, 24, 24), (1, 3, 1021, 2)),
+        (lambda x: x.shape[0] * x.shape[2] * x.shape[3] == 8 * 49, (2, 3, 24, 24), (8, 3, 7, 7)),
+        (lambda x: x.shape[2] == 13 and x.shape[3] == 17, (2, 3, 8, 8), (1, 3, 13, 17)),
+        (lambda x: x.shape[2] % 20 == 0 and x.shape[3] % 20 == 0, (2, 3, 8, 8), (2, 3, 20, 20)),
+        (lambda x: x.shape[2] == 2 * x.shape[3] + 1 and x.shape[3] > 50, (2, 3, 8, 8), (1, 3, 103, 51)),
+        (lambda x: x.numel() == 858, (2, 3, 8, 8), (2, 3, 11, 13)),
+        (lambda x: x.shape[3] in (320, 640), (2, 3, 8, 8), (1, 3, 2, 640)),
+    ],
+    ids=["h == 384", "hw == 3136", "h % 1021", "nhw == 392", "13 x 17", "h, w % 20", "h == 2 w + 1", "numel", "w in 320, 640"],
+)
+def test_a_path_at_one_native_size_far_away_is_not_forgotten(
+    asks: Callable[[Tensor], bool], example: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    result = refold.fold(branching(asks), (torch.randn(example),))
+    assert result.report.notes
+    with pytest.raises(ValueError, match="but the network was traced for inputs where"):
+        result.model(torch.randn(shape))
+
+
+def test_a_network_that_draws_random_numbers_is_not_traced_at_another_batch() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y: Tensor = net.norm(net.conv(x)) + 1e-6 * torch.rand_like(x[:, :1])
+        return y * 2 if x.shape[0] == 1 else y
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3, padding=1), norm=nn.BatchNorm2d(4)).eval()
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(refold.fold(model, (x,), verify=False).model(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_fold_cannot_run_at_is_refused_though_it_was_tried_before() -> None:
+    model = Net(lambda net, x: net.norm(net.conv(x))[:, :, 5:], conv=nn.Conv1d(3, 4, 1), norm=nn.BatchNorm1d(4)).eval()
+    folded = refold.fold(model, (torch.randn(2, 3, 12),)).model
+    for size in range(1, 12):
+        x = torch.randn(1, 3, size)
+        found, complaint = answer_of(folded, (x,))
+        if found is None:
+            assert "but the network was traced for inputs where" in complaint
+        else:
+            torch.testing.assert_close(found[0], model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("end", [6, 30, 100])
+def test_a_crop_to_a_place_folds(end: int) -> None:
+    model = Net(lambda net, x: net.norm(net.conv(x))[:, :, :end], conv=nn.Conv2d(3, 4, 3, padding=1), norm=nn.BatchNorm2d(4)).eval()
+    folded = refold.fold(model, (torch.randn(2, 3, 8, 8),)).model
+    for size in (7, 9, 29, 31, 101):
+        x = torch.randn(1, 3, size, 4)
+        found, complaint = answer_of(folded, (x,))
+        if found is None:
+            assert "but the network was traced for inputs where" in complaint
+        else:
+            torch.testing.assert_close(found[0], model(x), rtol=1e-4, atol=1e-5)

@@ -66,7 +66,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # a runtime raises what it likes
         return {
             "refused": str(error)[:4000] or type(error).__name__,
-            "is_missing": type(error).__name__ in ("NotImplemented", "ImportError"),
+            "is_missing": isinstance(error, ImportError) or type(error).__name__ == "NotImplemented",
         }
     try:
         return {**answer, "values": write_values(results, Path(request["made"]))}

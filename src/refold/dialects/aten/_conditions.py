@@ -51,7 +51,7 @@ class Condition:
     """Something that must hold between sizes of the inputs; `places` says which input and axis each size of `tree` is.
 
     `is_shared` says that the original does not take the sizes that break it either, as far as it was tried; `is_implied` that they break
-    a plainer condition too, as far as that was looked at.
+    a plainer condition too, as far as that was looked at. `is_assumed` says that tracing took it for granted and the model never asked.
     """
 
     tree: Tree
@@ -59,12 +59,13 @@ class Condition:
     places: tuple[Place, ...]
     is_shared: bool = False
     is_implied: bool = False
+    is_assumed: bool = False
 
     def holds(self, sizes: Sequence[int]) -> bool:
         """Whether it does for these sizes, in the order of `places`."""
         try:
             return bool(_value(self.tree, sizes))
-        except (ZeroDivisionError, ValueError, OverflowError):  # sizes below all that the model takes
+        except (ZeroDivisionError, ValueError, OverflowError, TypeError):  # sizes below all that the model takes
             return False
 
     def holds_at(self, shapes: Mapping[str, Sequence[int]]) -> bool:
@@ -75,14 +76,6 @@ class Condition:
     def numbers(self) -> set[int]:
         """The whole numbers that it is made of."""
         return _numbers(self.tree)
-
-    @property
-    def fixed(self) -> int | None:
-        """The one size that it leaves its one place, or None where it leaves more."""
-        match self.tree:
-            case (operator.eq, str(), int(size)) | (operator.eq, int(size), str()):
-                return size
-        return None
 
 
 def fixed_size(name: str, axis: int, size: int) -> Condition:
@@ -102,15 +95,6 @@ def more_than(name: str, axis: int, size: int) -> Condition:
 def at_most(name: str, axis: int, size: int) -> Condition:
     """The condition that an axis is no longer than that."""
     return _condition((operator.le, "0", size), ((name, axis),))
-
-
-def or_sizes(condition: Condition, sizes: Sequence[int]) -> Condition:
-    """A condition on one axis that allows some sizes besides.
-
-    >>> or_sizes(fixed_size("x", 2, 9), [1]).text
-    'axis 2 of `x` is 9 or axis 2 of `x` is 1'
-    """
-    return _condition((either, condition.tree, *((operator.eq, "0", size) for size in sizes)), condition.places)
 
 
 def or_point(condition: Condition, sizes: Sequence[int]) -> Condition:
@@ -198,7 +182,7 @@ def by_what_they_allow(conditions: Sequence[Condition], example: Mapping[str, Se
         name, axis = place
         most = max(2 * example[name][axis], LOOKED_AT)
         sizes = [size for size in range(1, most + 1) if leaves(place, size)]
-        return "" if len(sizes) == most else f"axis {axis} of `{name}` is {allowed_sizes(sizes)}"
+        return "" if len(sizes) == most else f"axis {axis} of `{name}` is {allowed_sizes(sizes, most)}"
 
     result = []
     for condition in conditions:

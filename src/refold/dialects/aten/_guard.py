@@ -56,6 +56,11 @@ class SizeGuard(nn.Module):
             # It goes where the weights go: a network that is cast to another dtype takes inputs of that one.
             self.register_buffer(_witness(dtype), torch.empty(0, dtype=dtype), persistent=False)
 
+    def hold(self, conditions: Sequence[Condition], inputs: Sequence[TracedInput]) -> None:
+        """Hold inputs to these from now on."""
+        self.conditions, self.inputs = tuple(conditions), tuple(inputs)
+        self.taken.clear()
+
     @property
     def reads(self) -> tuple[str, ...]:
         """The names of what it is given, in order."""

@@ -118,8 +118,8 @@ class AtenModel:
         example = shapes_of(self.traced.program, (self.args, self.kwargs))
         own = narrower(self, written.module, self.settled.shown, example)
         every = in_order(without_weaker((*self.settled.conditions, *own)), example)
-        guard.conditions = self.conditions = by_what_they_allow([*every], example)
-        guard.inputs = tuple(with_dtypes(self, written.module, guard))
+        self.conditions = by_what_they_allow([*every], example)
+        guard.hold(self.conditions, tuple(with_dtypes(self, written.module, guard)))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +66,8 @@ def with_dtypes(source: AtenModel, module: torch.nn.Module, guard: SizeGuard) ->
     for name, dtype, trial in source.settled.dtypes:
         guard.inputs = tuple(replace(one, others=(dtype,)) if one.name == name else one for one in inputs)
         try:
-            folded = pytree.tree_leaves(run(module, *_inputs(source, trial)))
+            with redirect_stderr(io.StringIO()):  # torch tells of a graph that does not run; this one may
+                folded = pytree.tree_leaves(run(module, *_inputs(source, trial)))
         except FoldError:
             continue
         finally:
@@ -116,7 +119,8 @@ def _inputs(source: AtenModel, trial: Trial) -> tuple[tuple[Any, ...], Mapping[s
 
 def _runs(source: AtenModel, module: torch.nn.Module, trial: Trial) -> bool:
     try:
-        run(module, *_inputs(source, trial))
+        with redirect_stderr(io.StringIO()):
+            run(module, *_inputs(source, trial))
     except FoldError:
         return False
     return True

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._conditions import Condition, Place
 from refold.dialects.aten._tries import Example, Group, Sizes, choose_tries
-from refold.errors import VerificationError
+from refold.errors import FoldError, RefoldError, VerificationError
 
 LABEL = "refold.sizes"
 """Key among the metadata of a file under which it says what it takes."""
@@ -156,7 +156,12 @@ class Settling(Generic[DraftT]):
                 self.fixed = {place: why for place in self.example.sizes if not is_free(place)} | self.fixed
             return draft
         assert first is not None
-        raise first
+        if isinstance(first, (RefoldError, OSError)):
+            raise first
+        raise FoldError(
+            f"torch cannot export the folded network: {type(first).__name__}: {str(first).strip().splitlines()[0][:300]}; "
+            "save it as .safetensors, or leave out what cannot be exported"
+        ) from first
 
     def _try(self, draft: DraftT, free: set[Place]) -> list[Mapping[Place, int]] | None:
         """The sizes at which the draft gives what the original gives; None, and more axes fixed, where it gives something else."""

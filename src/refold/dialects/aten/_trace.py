@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -116,7 +116,9 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
 
     def finish(program: ExportedProgram, doubled: bool) -> ExportedProgram:
         result = _functional(program)
-        if doubled and not any(map(draws_at_random, result.graph.nodes)):
+        if doubled and any(map(draws_at_random, result.graph.nodes)):
+            raise FoldError("what draws random numbers cannot be compared at a batch of one with its trace at two")
+        if doubled:
             outputs = run_program(result, pytree.tree_leaves((args, dict(kwargs))), wide=False)
             if not agree(outputs, pytree.tree_leaves(reference)):
                 raise FoldError("a batch of one takes another path through the model than a batch of two")
@@ -354,7 +356,8 @@ def _conditions(
 ) -> Iterator[Condition]:
     """All that the trace takes for granted of sizes: those that are not free, the range of those that are, and what torch notes of them.
 
-    A note that cannot be read holds each size that it speaks of to that of the example.
+    What the model asked may lead to another question on the other path, so that all notes are kept; of what tracing took for granted by
+    itself, that a size is not 0 or 1, trials tell. A note that cannot be read holds each size that it speaks of to that of the example.
     """
     inputs = dict(zip(paths, _input_names(program), strict=True))
     leaves = dict(zip(_input_names(program), pytree.tree_leaves((args, dict(kwargs))), strict=True))
@@ -380,7 +383,7 @@ def _ranges(program: ExportedProgram) -> Iterator[Condition]:
             interval = bounds.get(str(value.shape[axis]))
             least, most = (2, math.inf) if interval is None else (int(interval.lower), float(interval.upper))
             if least > 0:
-                yield more_than(name, axis, least - 1)
+                yield replace(more_than(name, axis, least - 1), is_assumed=True)
             if most < 2**31:
                 yield at_most(name, axis, int(most))
 

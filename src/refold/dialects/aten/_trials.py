@@ -1,7 +1,8 @@
 """Runs a model beside its trace at other sizes than the example's: which relations between sizes matter, and where both are one.
 
-Every relation that tracing assumed is kept, unless it was shown not to matter: at all sizes that break it, or at many where there is no end
-of them, the model and its trace gave the same. What no relation tells apart and gives something else all the same holds the axis fixed.
+Every relation that the model asked for while it was traced is kept. What tracing took for granted by itself, that sizes are not 0 or 1, is
+dropped where the model and its trace gave the same at those sizes. What no relation tells apart and gives something else all the same holds
+the axis fixed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_point, or_sizes
+from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_point
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._run import run_program
@@ -132,8 +133,8 @@ class Trials:
             if all(condition.holds_at(fault.shapes) for condition in kept):
                 kept += self._fixing(fault.shapes)
         for condition in conditions:
-            if condition not in kept and not self._is_shown(condition, kept):
-                kept.append(self._widened(condition, breaking[condition]))
+            if condition not in kept and not (condition.is_assumed and self._is_shown(condition, kept)):
+                kept.append(condition)
         return [replace(one, is_shared=self._is_shared(one)) for one in sorted(self.with_example(kept), key=plainness)]
 
     def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
@@ -310,17 +311,9 @@ class Trials:
         given, known = outcomes[Outcome.SAME], outcomes[Outcome.SAME] + outcomes[Outcome.REFUSED]
         if known < len(trials) - outcomes[Outcome.SKIPPED]:
             return False
-        if ends:
-            return not trials or (given > 0 and known == len(trials))
+        if ends:  # what nothing that was tried breaks was not shown
+            return given > 0 and known == len(trials)
         return known >= MANY and given >= (MANY if len(sizes) == 1 else MANY // 2)
-
-    def _widened(self, condition: Condition, tried: Sequence[Shapes]) -> Condition:
-        """A condition on one axis, with the sizes that were seen to give the same although they break it allowed too."""
-        if len(condition.places) > 1:
-            return condition
-        ((name, axis),) = condition.places
-        given = [shapes[name][axis] for shapes in tried if self.run(shapes).outcome is Outcome.SAME]
-        return or_sizes(condition, given) if given else condition
 
     def with_example(self, conditions: Iterable[Condition]) -> list[Condition]:
         """The conditions, allowing the example, for which the model and its trace were seen to give the same: its batch was doubled."""
@@ -349,7 +342,9 @@ def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condi
     told: list[Condition] = []
     for condition in sorted(conditions, key=plainness):
         sizes = [example[name][axis] for name, axis in condition.places]
-        told.append(replace(condition, is_implied=not _broken(condition, sizes, _on_its_axes(condition, told))[0]))
+        is_looked_at = max(condition.numbers, default=0) < SCANNED or bool(_broken(condition, sizes)[0])
+        is_implied = is_looked_at and not _broken(condition, sizes, _on_its_axes(condition, told))[0]
+        told.append(replace(condition, is_implied=is_implied))
     yield from told
 
 
@@ -385,15 +380,17 @@ def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition
 def _looked_at(sizes: Sequence[int], numbers: set[int]) -> tuple[list[list[int]], list[tuple[int, ...]]]:
     """The sizes of each axis at which a condition of these numbers is looked at, near and far."""
     if len(sizes) == 1:
-        return [list(range(SCANNED))], [FAR]
+        turns = {times * number + step for number in numbers for times in (1, 2, 3) for step in (-1, 0, 1)}
+        return [list(range(SCANNED))], [tuple(sorted({*FAR, *(turn for turn in turns if turn >= SCANNED)}))]
     if len(sizes) > 2:
-        return [sorted({0, 1, 2, 3, 5, 8, min(size, SCANNED), min(size + 1, SCANNED)}) for size in sizes], [(17, 33, 257, 4096)] * len(
-            sizes
-        )
+        near = [sorted({0, 1, 2, 3, 5, 8, min(size, SCANNED), min(size + 1, SCANNED)}) for size in sizes]
+        return near, [(17, 33, 257, 4096)] * len(sizes)
     turns = {one * other for one in numbers for other in (1, *numbers) if 0 < one * other < SCANNED}
     close = {turn + step for turn in sorted(turns)[:12] for step in (-1, 0, 1)}
     few = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16}
-    near = [sorted({*few, *close, *(min(size + step, SCANNED) for step in (-1, 0, 1))} - {-1}) for size in sizes]
+    parts = {number // divisor for number in numbers for divisor in range(1, SCANNED) if number % divisor == 0 and number >= divisor}
+    shared = {part for part in parts if part < SCANNED}
+    near = [sorted({*few, *close, *shared, *(min(size + step, SCANNED) for step in (-1, 0, 1))} - {-1}) for size in sizes]
     return near, [(17, 33, 64, 100, 257, 1000, 4096)] * 2
 
 

@@ -24,8 +24,8 @@ def both(*values: Any) -> bool:
     return all(values)
 
 
-def allowed_sizes(sizes: Sequence[int]) -> str:
-    """Sizes in words: a row of them, the multiples of one, or one by one.
+def allowed_sizes(sizes: Sequence[int], most: int = 0) -> str:
+    """Sizes in words: a row of them, the multiples of one, or one by one; `most` is up to where they were looked at.
 
     >>> allowed_sizes([13, 14, 15, 16]), allowed_sizes([32, 64, 96]), allowed_sizes([8, 12, 16, 20]), allowed_sizes([3, 5, 9])
     ('13 to 16', 'a multiple of 32', 'a multiple of 4 from 8 on', '3, 5 or 9')
@@ -36,7 +36,7 @@ def allowed_sizes(sizes: Sequence[int]) -> str:
         return str(sizes[0])
     first, last = sizes[0], sizes[-1]
     if list(sizes) == list(range(first, last + 1)):
-        return f"{first} to {last}"
+        return f"at least {first}" if last == most else f"{first} to {last}"
     step = sizes[1] - first
     if len(sizes) > 2 and first % step == 0 and list(sizes) == list(range(first, last + 1, step)):
         return f"a multiple of {step}{f' from {first} on' if first > step else ''}"

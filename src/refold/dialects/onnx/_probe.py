@@ -12,6 +12,7 @@ from onnx import ModelProto
 from refold.dialects.onnx._run import Feeds
 from refold.dialects.onnx._scopes import free_sizes
 from refold.errors import FoldError
+from refold.runtime import RuntimeDied
 from refold.verification import OutputEvidence, SizeEvidence
 
 LARGEST = 4.0
@@ -70,6 +71,8 @@ class Probe:
             shapes = {name: tuple(array.shape) for name, array in feeds.items()}
             try:
                 folded = self.folded.run(feeds)
+            except RuntimeDied:  # that is no refusal
+                raise
             except FoldError as error:
                 yield SizeEvidence(shapes, refusal=str(error))
                 continue
