@@ -47,9 +47,9 @@ def drafting(folder: Path) -> Iterator[Path]:
 def clear_strays(folder: Path) -> None:
     """Bring to an end what processes that died had begun in a folder, and remove their drafts. The caller holds the folder's lock."""
     for hidden in sorted(folder.glob(f"{PREFIX}*")):
-        if not hidden.is_dir() or hidden.is_symlink() or not is_abandoned(hidden / LOCK):
-            continue
         try:
+            if not hidden.is_dir() or hidden.is_symlink() or not is_abandoned(hidden / LOCK):
+                continue
             journal = hidden / JOURNAL
             switch = Switch.parse(journal.read_bytes()) if journal.exists() else None
             if switch is not None:

@@ -284,7 +284,8 @@ def export_with(
         number = next(numbers_of_leaves)
         if not isinstance(leaf, torch.Tensor):
             return None
-        return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(number, axis)}
+        # An axis of one item is spread over others: that is what is traced, and it is no free size.
+        return {axis: Dim.AUTO for axis in range(leaf.ndim) if free(number, axis) and leaf.shape[axis] != 1}
 
     shapes = [pytree.tree_map(sizes, arg) for arg in args] + [pytree.tree_map(sizes, arg) for arg in kwargs.values()]
     is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
