@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -246,3 +248,36 @@ def test_an_axis_of_one_item_is_not_taken_for_free() -> None:
         ValueError, match="axis 2 of `inputs_1` is 6, but the network was traced for inputs where axis 2 of `inputs_1` is 1"
     ):
         folded(torch.randn(2, 3, 6, 6), torch.randn(2, 4, 6, 1))
+
+
+class Kind(enum.Enum):
+    """An argument that is a member."""
+
+    PLAIN = 1
+    TWICE = 2
+
+
+@pytest.mark.parametrize(
+    ("function", "example", "other", "says"),
+    [
+        (lambda net, xs: sum(net.conv(x) for x in xs), ([0],), ([0, 0],), "is a list of 2, but .* it is a list of 1"),
+        (lambda net, xs: sum((net.conv(x) for x in xs), torch.ones(1)), ([],), ([0],), "is a list of 1, but .* it is a list of 0"),
+        (lambda net, d: net.conv(d["a"]) * (2 if "b" in d else 1), ({"a": 0},), ({"a": 0, "b": 0},), "is a dict of 'a', 'b', but"),
+        (lambda net, d: net.conv(d["a"]) * (2 if "b" in d else 1), ({"a": 0},), ({"a": 0, "b": None},), "is a dict of 'a', 'b', but"),
+        (lambda net, d: net.conv(next(iter(d.values()))), ({"a": 0, "b": 0},), ({"b": 0, "a": 0},), "is a dict of 'b', 'a', but"),
+        (lambda net, xs: net.conv(xs[0]) * (2 if isinstance(xs, list) else 1), ((0,),), ([0],), "is a list of 1, but .* a tuple of 1"),
+        (lambda net, x: net.conv(x[0]) if isinstance(x, list) else net.conv(x), (0,), ([0],), "is a list, but .* it is a tensor"),
+        (lambda net, x, kind: net.conv(x) * kind.value, (0, Kind.PLAIN), (0, Kind.TWICE), "is Kind.TWICE, but .* it is Kind.PLAIN"),
+    ],
+    ids=["longer", "from none", "one more key", "one more None", "order", "tuple or list", "a list for a tensor", "a member"],
+)
+def test_arguments_are_held_to_how_they_were_nested(function: Any, example: Any, other: Any, says: str) -> None:
+    def filled(given: Any) -> Any:
+        return pytree.tree_map(lambda leaf: torch.ones(2, 3, 4, 4) if leaf == 0 and leaf is not None else leaf, given)
+
+    model = Net(function, conv=nn.Conv2d(3, 4, 1)).eval()
+    folded = refold.fold(model, filled(example)).model
+    for one in (folded, copy.deepcopy(folded)):
+        torch.testing.assert_close(one(*filled(example)), model(*filled(example)))
+        with pytest.raises(ValueError, match=says):
+            one(*filled(other))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -37,8 +38,12 @@ class TracedArgument:
     value: Any
 
     def is_same(self, other: Any) -> bool:
-        """Whether another value is that one; 1 and True are not."""
-        return type(other) is type(self.value) and bool(other == self.value or (other != other and self.value != self.value))
+        """Whether another value is that one; 1 and True are not, and 0.0 and -0.0 are not."""
+        if other is self.value:
+            return True
+        if type(other) is not type(self.value):
+            return False
+        return repr(other) == repr(self.value) if isinstance(other, (float, complex)) else bool(other == self.value)
 
 
 class SizeGuard(nn.Module):
@@ -116,7 +121,7 @@ class SizeGuard(nn.Module):
     def extra_repr(self) -> str:
         """The conditions, as a module's print shows them."""
         return "; ".join(
-            [*(condition.text for condition in self.conditions), *(f"`{one.name}` is {one.value!r}" for one in self.arguments)]
+            [*(condition.text for condition in self.conditions), *(f"`{one.name}` is {_shown(one.value)}" for one in self.arguments)]
         )
 
 
@@ -128,6 +133,6 @@ def _shown(value: Any) -> str:
     match value:
         case torch.dtype():
             return str(value).removeprefix("torch.")
-        case torch.Tensor():
-            return "a tensor"
-    return repr(value)
+        case None | bool() | int() | float() | complex() | str() | Enum():
+            return str(value) if isinstance(value, Enum) else repr(value)
+    return f"a {type(value).__name__.lower()}"

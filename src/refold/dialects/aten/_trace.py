@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import torch
 import torch.fx.experimental._config as symbolic_sizes
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.export.graph_signature import ConstantArgument, CustomObjArgument, InputKind
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import Max, Min
 
@@ -139,7 +140,13 @@ def _signature(program: ExportedProgram) -> tuple[tuple[TracedInput, ...], tuple
     """What the program takes: tensors, and what has become part of it."""
     inputs = tuple(TracedInput(name, value.ndim, value.dtype) for name, value in user_inputs(program))
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
-    return inputs, tuple(TracedArgument(spec.arg.name, spec.arg.value) for spec in specs if isinstance(spec.arg, ConstantArgument))
+    constants = [TracedArgument(spec.arg.name, spec.arg.value) for spec in specs if isinstance(spec.arg, ConstantArgument)]
+    members = [
+        TracedArgument(spec.arg.name, spec.arg.fake_val)
+        for spec in specs
+        if isinstance(spec.arg, CustomObjArgument) and isinstance(spec.arg.fake_val, Enum)
+    ]
+    return inputs, (*constants, *members)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -19,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Place, fixed_size, more_than, or_point
+from refold.dialects.aten._conditions import Condition, Place, fixed_size, or_point
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._run import run_program
@@ -31,15 +30,11 @@ Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 SCANNED = 256
 """Sizes up to which a relation of one axis is looked at one by one."""
 FAR = (300, 511, 512, 513, 1000, 4095, 4096, 65_536, 10**6, 2**31)
-"""Sizes beyond, at which it is looked at too, to tell whether what breaks it ends."""
-FEW = 16
-"""Sizes that break a relation which are all tried, where they are no more."""
-MANY = 12
-"""Sizes that are tried where there is no end of them."""
-PLAIN = 80
-"""Letters up to which a relation of several axes is said rather than a bound on one of them."""
-RUNS = 160
-"""Runs of the model on which a decision is based; what is still open then is kept."""
+"""Sizes beyond, at which it is looked at too."""
+TRIED = 3
+"""Sizes that break a relation at which a model is run: so many of the smallest, and of those nearest to the example."""
+RUNS = 128
+"""Runs of the model on which a decision is based; what tracing assumed and is still open then is kept."""
 LARGER = 4
 """Times the numbers of the example that an input may have in a trial."""
 ALWAYS = 1 << 14
@@ -120,22 +115,34 @@ class Trials:
     def settle(self, conditions: Sequence[Condition]) -> list[Condition]:
         """The conditions that are to be checked, the plainest first, and axes that have to be fixed besides."""
         self.base = self._smallest(conditions)
-        breaking = {condition: [*self._breaking(condition)] for condition in conditions}
-        points = [shapes for tried in breaking.values() for shapes in tried] + [*self._probes(conditions)]
-        for shapes in points:
-            self.run(shapes)
-        faults = [trial for trial in self.seen.values() if trial.outcome in (Outcome.DIFFERENT, Outcome.FAILS)]
-        plain = [one for one in conditions if len(one.places) == 1 or len(one.text) < PLAIN]
-        others = [one for one in conditions if one not in plain]
-        candidates = [*sorted(plain, key=plainness), *self._bounds(faults), *sorted(others, key=plainness)]
-        kept, open_faults = _cover(candidates, faults)
-        for fault in open_faults:
-            if all(condition.holds_at(fault.shapes) for condition in kept):
-                kept += self._fixing(fault.shapes)
         for condition in conditions:
-            if condition not in kept and not (condition.is_assumed and self._is_shown(condition, kept)):
+            for shapes in self._breaking(condition):
+                self.run(shapes)
+        for shapes in self._probes(conditions):
+            self.run(shapes)
+        kept = [one for one in conditions if not one.is_assumed]
+        for condition in (one for one in conditions if one.is_assumed):
+            outcomes = {trial.outcome for trial in self._breaks(condition, kept)}
+            if Outcome.SAME not in outcomes or Outcome.SKIPPED in outcomes:
                 kept.append(condition)
+        assumed = sorted((one for one in conditions if one.is_assumed), key=lambda one: -one.places[0][1])  # the batch last
+        for fault in self._faults():
+            if all(condition.holds_at(fault.shapes) for condition in kept):
+                reason = next((one for one in assumed if not one.holds_at(fault.shapes)), None)
+                kept += self._fixing(fault.shapes) if reason is None else [reason]
         return [replace(one, is_shared=self._is_shared(one)) for one in sorted(self.with_example(kept), key=plainness)]
+
+    def _breaks(self, condition: Condition, kept: Sequence[Condition]) -> Iterator[Trial]:
+        """The trials that a condition excludes and those that are kept do not."""
+        for trial in self.seen.values():
+            if not condition.holds_at(trial.shapes) and all(one.holds_at(trial.shapes) for one in kept):
+                yield trial
+
+    def _faults(self) -> list[Trial]:
+        """The trials in which the trace was not the model, those first that leave the example in the fewest axes."""
+        faults = [trial for trial in self.seen.values() if trial.outcome in (Outcome.DIFFERENT, Outcome.FAILS)]
+        usual = self._shapes({})
+        return sorted(faults, key=lambda trial: sum(_moved(trial.shapes[name], usual[name]) for name in usual))
 
     def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
         """Sizes at which model and trace gave the same and which the conditions allow, other than the example's."""
@@ -254,8 +261,11 @@ class Trials:
         return shapes
 
     def _breaking(self, condition: Condition) -> Iterator[Shapes]:
-        """Inputs that break a condition and as few others as may be."""
-        for point in _broken(condition, [self._size_of(place) for place in condition.places])[0]:
+        """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example."""
+        sizes = tuple(self._size_of(place) for place in condition.places)
+        points = _broken(condition, sizes)
+        near = sorted(points, key=lambda point: sum(abs(one - size) for one, size in zip(point, sizes, strict=True)))
+        for point in dict.fromkeys([*points[:TRIED], *near[:TRIED]]):
             yield self._shapes(dict(zip(condition.places, point, strict=True)))
 
     def _probes(self, conditions: Sequence[Condition]) -> Iterator[Shapes]:
@@ -273,19 +283,6 @@ class Trials:
             if all(condition.holds_at(shapes) for condition in conditions):
                 yield shapes
 
-    def _bounds(self, faults: Sequence[Trial]) -> Iterator[Condition]:
-        """That an axis is longer than in a fault, where nothing that was seen to be the same is as short."""
-        given = (trial.shapes for trial in self.seen.values() if trial.outcome is Outcome.SAME)
-        same = [self.example, *(shapes for shapes in given if all(map(all, shapes.values())))]  # of nothing, anything is the same
-        for places in self._groups().values():
-            name, axis = places[0]
-            short = [fault.shapes[name][axis] for fault in faults if fault.shapes[name][axis] < self.example[name][axis]]
-            for size in sorted(set(short), reverse=True):
-                bound = more_than(name, axis, size)
-                if all(bound.holds_at(shapes) for shapes in same):
-                    yield bound
-                    break
-
     def _fixing(self, shapes: Shapes) -> list[Condition]:
         """Conditions that the free axes in which these shapes leave the smallest or the example's stay as in the example."""
         usual = self._shapes({})
@@ -300,21 +297,6 @@ class Trials:
         ]
         return [fixed_size(name, axis, self.example[name][axis]) for name, axis in moved]
 
-    def _is_shown(self, condition: Condition, kept: Sequence[Condition]) -> bool:
-        """Whether a condition that no fault asks for may be dropped: all that breaks it alone was tried, or much of it."""
-        sizes = [self._size_of(place) for place in condition.places]
-        points, ends = _broken(condition, sizes, _on_its_axes(condition, kept))
-        if len(sizes) > 1 and ends:  # of several axes not all sizes are looked at, but for a condition that few break on its own
-            ends = _broken(condition, sizes)[1]
-        trials = [self.run(self._shapes(dict(zip(condition.places, point, strict=True)))) for point in points]
-        outcomes = Counter(trial.outcome for trial in trials)
-        given, known = outcomes[Outcome.SAME], outcomes[Outcome.SAME] + outcomes[Outcome.REFUSED]
-        if known < len(trials) - outcomes[Outcome.SKIPPED]:
-            return False
-        if ends:  # what nothing that was tried breaks was not shown
-            return given > 0 and known == len(trials)
-        return known >= MANY and given >= (MANY if len(sizes) == 1 else MANY // 2)
-
     def with_example(self, conditions: Iterable[Condition]) -> list[Condition]:
         """The conditions, allowing the example, for which the model and its trace were seen to give the same: its batch was doubled."""
         return [one if one.holds_at(self.example) else or_point(one, [self._size_of(place) for place in one.places]) for one in conditions]
@@ -325,73 +307,45 @@ class Trials:
         return bool(trials) and all(trial.outcome is Outcome.REFUSED for trial in trials)
 
 
-def _cover(conditions: Iterable[Condition], faults: Sequence[Trial]) -> tuple[list[Condition], list[Trial]]:
-    """The first conditions that between them exclude every fault which one of them excludes, and the faults that none does."""
-    kept: list[Condition] = []
-    left = list(faults)
-    for condition in conditions:
-        excluded = [fault for fault in left if not condition.holds_at(fault.shapes)]
-        if excluded:
-            kept.append(condition)
-            left = [fault for fault in left if fault not in excluded]
-    return kept, left
-
-
 def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
-    """The conditions, the plainest first, with word of those that are broken only where a plainer one is."""
+    """The conditions, the plainest first, with word of those that are broken only where a plainer one is, as far as was looked."""
     told: list[Condition] = []
     for condition in sorted(conditions, key=plainness):
         sizes = [example[name][axis] for name, axis in condition.places]
-        is_looked_at = max(condition.numbers, default=0) < SCANNED or bool(_broken(condition, sizes)[0])
-        is_implied = is_looked_at and not _broken(condition, sizes, _on_its_axes(condition, told))[0]
-        told.append(replace(condition, is_implied=is_implied))
+        plainer = [one for one in told if set(one.places) <= set(condition.places)]
+        is_looked_at = max(condition.numbers, default=0) < SCANNED or bool(_broken(condition, sizes))
+        told.append(replace(condition, is_implied=is_looked_at and not _broken(condition, sizes, plainer)))
     yield from told
 
 
-def _on_its_axes(condition: Condition, others: Sequence[Condition]) -> list[Condition]:
-    """The other conditions that speak of no other axes."""
-    return [one for one in others if set(one.places) <= set(condition.places)]
+def _moved(shape: Sequence[int], other: Sequence[int]) -> int:
+    return sum(one != size for one, size in zip(shape, other, strict=True))
 
 
 def plainness(condition: Condition) -> tuple[int, int, str]:
+    """By what conditions are put in order for people: few axes and few words first."""
     return len(condition.places), len(condition.text), condition.text
 
 
-def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = ()) -> tuple[list[tuple[int, ...]], bool]:
-    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; and whether these are all.
-
-    `sizes` are those of the example. Of very many some of all kinds are chosen.
-    """
-    near, far = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
+def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = ()) -> list[tuple[int, ...]]:
+    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; `sizes` are those of the example."""
     told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
-
-    def breaks(point: tuple[int, ...]) -> bool:
-        return not condition.holds(point) and all(one.holds([point[position] for position in positions]) for one, positions in told)
-
-    broken = sorted(filter(breaks, itertools.product(*near)), key=math.prod)
-    beyond = [*filter(breaks, itertools.product(*far))]
-    if len(broken) <= FEW and not beyond:
-        return broken, True
-    first, rest = broken[:MANY], broken[MANY:] + beyond
-    below, above = [one for one in rest if one < tuple(sizes)][-2:], [one for one in rest if one > tuple(sizes)][:2]
-    return list(dict.fromkeys([*first, *below, *above, *rest[:: max(1, len(rest) // MANY)]])), False
+    axes = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
+    points = (point for point in itertools.product(*axes) if not condition.holds(point))
+    return sorted((point for point in points if all(one.holds([point[at] for at in places]) for one, places in told)), key=math.prod)
 
 
-def _looked_at(sizes: Sequence[int], numbers: set[int]) -> tuple[list[list[int]], list[tuple[int, ...]]]:
-    """The sizes of each axis at which a condition of these numbers is looked at, near and far."""
+def _looked_at(sizes: Sequence[int], numbers: set[int]) -> list[list[int]]:
+    """The sizes of each axis at which a condition of these numbers is looked at."""
     if len(sizes) == 1:
         turns = {times * number + step for number in numbers for times in (1, 2, 3) for step in (-1, 0, 1)}
-        return [list(range(SCANNED))], [tuple(sorted({*FAR, *(turn for turn in turns if turn >= SCANNED)}))]
-    if len(sizes) > 2:
-        near = [sorted({0, 1, 2, 3, 5, 8, min(size, SCANNED), min(size + 1, SCANNED)}) for size in sizes]
-        return near, [(17, 33, 257, 4096)] * len(sizes)
-    turns = {one * other for one in numbers for other in (1, *numbers) if 0 < one * other < SCANNED}
-    close = {turn + step for turn in sorted(turns)[:12] for step in (-1, 0, 1)}
-    few = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16}
-    parts = {number // divisor for number in numbers for divisor in range(1, SCANNED) if number % divisor == 0 and number >= divisor}
-    shared = {part for part in parts if part < SCANNED}
-    near = [sorted({*few, *close, *shared, *(min(size + step, SCANNED) for step in (-1, 0, 1))} - {-1}) for size in sizes]
-    return near, [(17, 33, 64, 100, 257, 1000, 4096)] * 2
+        return [sorted({*range(SCANNED), *FAR, *(turn for turn in turns if turn >= 0)})]
+    few = {0, 1, 2, 3, 5, 8, 33, 257, 4096}
+    if len(sizes) == 2:
+        products = sorted(one * other for one in numbers for other in (1, *numbers) if 0 < one * other < SCANNED)[:12]
+        parts = {part for number in numbers for part in range(2, SCANNED) if number % part == 0 and number >= part * 2}
+        few |= {4, 6, 7, 9, 12, 16, 17, 64, 100, 1000, *parts, *(one + step for one in products for step in (-1, 0, 1))}
+    return [sorted({*few, *(size + step for step in (-1, 0, 1))} - {-1}) for size in sizes]
 
 
 def _worked_out(size: Any, values: Mapping[Any, int], example: int) -> int:

@@ -11,7 +11,6 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from refold.algebra import Formula, Leaf, Rearrangement
 from refold.dialects.aten._bindings import use_bindings
@@ -21,6 +20,7 @@ from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import ATEN, Layer, make_layer
 from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._rearranging import write_step
+from refold.dialects.aten._structure import code_generator
 from refold.graph import Refusal
 from refold.maps import Layout, Map, Scalar, as_moved
 from refold.plan import Fold, Plan
@@ -100,7 +100,7 @@ class _Writer:
         module = fx.GraphModule(self.root, self.graph, "Folded")
         spec = self.program.call_spec
         assert spec.in_spec is not None
-        module.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(self.arguments, spec.in_spec, spec.out_spec)))
+        module.graph.set_codegen(code_generator(self.arguments, spec.in_spec, spec.out_spec))
         use_bindings(module.graph)
         module.recompile()
         named = {node.name: node for node in module.graph.nodes}
