@@ -88,6 +88,8 @@ def compare_onnx(recipe: Recipe, original: Any, written: bytes, outcome: Outcome
     for number, (sized, apart) in enumerate(sizes_of(recipe)):
         if outcome.sizes == SIZES:
             break
+        if any(0 in one.shape for one in sized.inputs):  # ONNX Runtime itself dies of many an operator on no items
+            continue
         given = feeds(sized, number)
         try:
             mine = original.run(None, given)

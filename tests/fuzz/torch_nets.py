@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +27,12 @@ def draw_torch(seed: int, index: int) -> Recipe:
     draft = Draft(draw, network, list(arrays(recipe, 0)), [])
     names, weights = list(OPERATORS), [one.weight for one in OPERATORS.values()]
     wanted = draw.one(3, 4, 5, 6, 6, 7, 8, 9, 10, 12)
-    for _ in range(6 * wanted):
-        if len(draft.steps) >= wanted:
-            break
-        _grow(draft, draw.choices(names, weights)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(6 * wanted):
+            if len(draft.steps) >= wanted:
+                break
+            _grow(draft, draw.choices(names, weights)[0])
     first = len(recipe.inputs)
     outputs = [first + len(draft.steps) - 1 if draft.steps else 0]
     if draw.chance(0.25) and draft.steps:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refold.dialects.aten import AtenModel
+from refold.dialects.aten import AtenModel, _layout
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._layout import find_padding
 from tests.dialects.aten.nets import Net, conv, expected_of, noise, settled, table_left, weight
@@ -146,6 +146,15 @@ def test_the_padding_that_is_found(fill: Fill, seed: int) -> None:
     assert found.pads == ((1, 1), (1, 1))
     assert found.root.op == "placeholder"
     assert torch.equal(found.fill, level)
+
+
+def test_a_padding_that_would_take_much_memory_to_follow_is_left(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    model = settled(Net(lambda s, x: by_slices(x, s.level.view(1, -1, 1, 1)), level=weight(4)))
+    program = AtenModel(model, (noise(2, 4, 5, 6),)).traced.program
+    *_, end = program.graph.nodes
+    assert find_padding(end.args[0][0], Constants(program)) is not None
+    monkeypatch.setattr(_layout, "LARGEST", 100)
+    assert find_padding(end.args[0][0], Constants(program)) is None
 
 
 def test_rows_along_one_axis(seed: int) -> None:

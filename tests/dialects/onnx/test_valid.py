@@ -56,12 +56,15 @@ def odd_but_valid() -> dict[str, Any]:
     custom = model_of([node("Relu", ["x"], ["y"])], {})
     custom.graph.node[0].domain = "nobody.knows"
     custom.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+    over: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
     unstated = model_of(*rep_block(), x=("N", 4, -1, -1))
     return {
         "stride-beyond-the-input": model_of([node("Conv", ["x", "w"], ["y"], strides=[1 << 40, 1 << 40])], conv),
         "unknown-sizes-as-minus-1": unstated,
         "operator-of-another-domain": custom,
         "empty-batch": model_of([node("Conv", ["x", "w"], ["y"])], conv, (0, 4, 9, 9)),
+        "window-over-the-end": model_of([node("MaxPool", ["x"], ["y"], **over)], {}, (1, 4, 2, 2)),
+        "window-one-too-long": model_of([node("LpPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])], {}, (1, 4, 1, 1)),
         "axis-from-the-end": model_of([node("Softmax", ["x"], ["y"], axis=-4)], {}),
         "pads-with-auto-pad": model_of([node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER")], {"w": random(4, 4, 11, 11)}),
     }

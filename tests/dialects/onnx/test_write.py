@@ -39,6 +39,21 @@ def test_parts_of_a_split_are_folded_each_for_itself(nodes: list[NodeProto], out
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
+def test_parts_that_a_caller_may_replace_are_no_known_parts() -> None:
+    constants = {"w": random(6, 4, 1, 1), "s": random(1), "parts": np.asarray([2, 4], np.int64)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Split", ["c", "parts"], ["a", "b"], axis=1),
+        helper.make_node("Mul", ["a", "s"], ["y"]),
+    ]
+    model = model_of(nodes, constants, ("N", 4, "H", "W"))
+    model.graph.input.append(helper.make_tensor_value_info("parts", TensorProto.INT64, [2]))
+    new = written(model)
+    for parts in ([2, 4], [3, 3]):
+        feeds = {"x": random(2, 4, 5, 3), "parts": np.asarray(parts, np.int64)}
+        np.testing.assert_allclose(run(model, feeds)[0], run(new, feeds)[0], atol=1e-5)
+
+
 def test_a_shape_that_a_caller_may_replace_is_no_known_shape() -> None:
     constants = {"w": random(9, 8), "m": random(8, 5), "rest": np.asarray([-1], np.int64), "first": np.asarray([0], np.int64)}
     nodes = [

@@ -23,6 +23,8 @@ ENTRIES = ("aten.slice_scatter.default", "aten.select_scatter.default", "aten.ca
 TRIALS = (((9, 2), (14, 5)), ((41, 8), (66, 20)), ((161, 32), (266, 80)), ((641, 128), (1066, 320)))
 """Sizes for the free symbols of the graph, as the first and the step to the next, in pairs: a padding that comes out alike for both of a
 pair does not hang on the sizes, nor on two of them being equal. A pair is too small where a place of the network is left no room."""
+LARGEST = 1 << 24
+"""Places of a tensor that are followed; where free sizes multiply, the larger trials go far beyond."""
 ROOM = 3
 """Items along an axis that show a border on both sides and a middle."""
 
@@ -153,6 +155,8 @@ class _Trial:
         self.root = node
         sizes = self._root_sizes()
         self.is_crowded = any(size < ROOM for size in sizes)
+        if math.prod(sizes) > LARGEST:
+            raise _NotALayout
         return np.arange(int(np.prod(sizes))).reshape(sizes)
 
     def _label(self, node: Node, axes: int) -> Any:

@@ -25,6 +25,8 @@ FAILURES = (RuntimeError, ValueError, IndexError)
 """What operators raise on sizes that they do not take."""
 CHANNELS = ("in_channels", "out_channels", "in_features", "out_features", "training")
 """Settings of a layer that no size hangs on."""
+STATED = (torch.ops.aten.slice_scatter.default, torch.ops.aten.select_scatter.default)
+"""Operators that write into a tensor whose sizes may be numbers that hold at the example alone."""
 SPELT = 64
 """Whole numbers of a constant up to which regions are told apart by each of them, and beyond by the constant."""
 LARGEST = 1 << 22
@@ -86,7 +88,8 @@ class _Region:
     def trials(self) -> Trials:
         """The sizes to run it at."""
         measured = [node for part in self.sizes for node in part]
-        if not measured and not any(isinstance(mapped, Moved) for mapped in self.fold.form.values()):
+        is_stated = any(node.target in STATED for node in self.region) or any(isinstance(one, Moved) for one in self.fold.form.values())
+        if not measured and not is_stated:
             return sizes_of(self.graph, self.fold.value, self.fold.form, self.fold.nodes)
         shapes = [self.nodes[root].meta["val"].shape for root in self.fold.form]
         self.measured[tuple(self.examples.values())] = [_hint(node) for node in measured]

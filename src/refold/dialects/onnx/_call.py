@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from refold.algebra import AffineConv, Leaf, Obstruction
-from refold.dialects.onnx._constants import QUANTIZED, Constants
+from refold.dialects.onnx._constants import QUANTIZED, Constants, read_numbers
 from refold.dialects.onnx._scopes import Equalities, Scope, Size, Typed, same_shape
 from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.errors import FoldError
@@ -119,6 +119,21 @@ class Call:
         if not math.isfinite(number):
             raise self.not_finite(self.constants.sources(name, self.scope))
         return number
+
+    def given(self) -> Iterator[str]:
+        """The inputs of the graph that the node's whole numbers are worked out from: initializers that a caller may replace, too."""
+        found: set[str] = set()
+        stack = [name for name in self.node.input if name and (typed := self.typed(name)) is not None and typed.elem_type not in FLOATS]
+        while stack:
+            one = stack.pop()
+            if one in found or self.is_constant(one):
+                continue
+            found.add(one)
+            owner = self.scope.owner(one)
+            if owner is None or one not in owner.producers:
+                yield one
+            else:
+                stack.extend(read_numbers(owner.producers[one]))
 
     def made_at_run_time(self, name: str, role: str) -> Obstruction:
         """Why a map cannot be read whose weights are not constants."""

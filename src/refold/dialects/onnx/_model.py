@@ -290,7 +290,7 @@ def _outputs(
             continue
         rounding = FLOATS.get(output.type.tensor_type.elem_type, 0.0)
         others = tuple(one[position] for one in own if np.shape(one[position]) == mine.shape)
-        noise = _distance(mine, own[0][position]) if own and known is None else 0.0
+        noise = max((_distance(mine, one) for one in others), default=0.0)
         name = output.name if number is None else f"{output.name} (inputs {number + 1})"
         yield OutputEvidence(name, mine, theirs, known[position] if known else None, rounding, longest, noise, others, number or 0)
 

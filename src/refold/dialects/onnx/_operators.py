@@ -48,7 +48,9 @@ def read(call: Call, readers: Readers) -> Reading | Obstruction | None:
     typed = call.scope.typed(call.node.output[0])
     if operation not in READERS or typed is None or typed.elem_type not in FLOATS:
         return None
-    return READERS[operation](call)
+    reading = READERS[operation](call)
+    given = next(call.given(), None) if isinstance(reading, Reading) else None
+    return reading if given is None else call.made_at_run_time(given, "shape or place")
 
 
 # ---------------------------------------------------------------------------------------------------------------- convolution and linear

@@ -35,6 +35,8 @@ KEPT = 1 << 29
 """Bytes of folded weights that are kept from the proof until the file is written."""
 SPELT = 64
 """Numbers of a constant up to which regions are told apart by each of them."""
+STATED = ("Reshape", "Expand")
+"""Operators whose shape may be written down as numbers that hold at the sizes of the example alone."""
 WEIGHED = ("Conv", "ConvTranspose", "BatchNormalization", "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Sum", "Einsum")
 """Operators whose sizes do not hang on the floats that they read."""
 
@@ -146,7 +148,8 @@ class _Region:
     @cached_property
     def trials(self) -> Trials:
         """The sizes to run it at."""
-        if not self.measured and not any(as_moved(mapped).steps for mapped in self.fold.form.values()):
+        is_stated = any(node.op_type in STATED for node in self.nodes) or any(as_moved(mapped).steps for mapped in self.fold.form.values())
+        if not self.measured and not is_stated:
             return sizes_of(self.bench.graph, self.fold.value, self.fold.form, self.fold.nodes)
         others = []
         for examples in self.bench.elsewhere.examples():
@@ -175,7 +178,8 @@ class _Region:
         constant = {name: constants.value(name, scope) for name in _constants_of(self.nodes, scope, constants)}
         stored = {name: self.bench.kernel(name) for name in self.read}
         weights, folded_weights = _widened(constant, self.nodes), _widened(stored, self.new)
-        sizes = {name: _by_size(array, stored[name].dtype) for name, array in folded_weights.items()}
+        levels = {name for node in self.new[:-1] if node.op_type == "Pad" for name in node.input[2:3]}
+        sizes = {name: _by_size(array, stored[name].dtype) * (1 + (name in levels)) for name, array in folded_weights.items()}
         known = {name: np.asarray(constants.value(name, scope)) for name in self.asked if constants.has(name, scope)}
         told: list[Exception] = []
         length, slack = _longest(self.fold, weights.values()), _slack(self.fold)
@@ -298,16 +302,19 @@ def _by_size(weight: Array, stored: np.dtype[Any]) -> Array:
 
 
 def _absolute(nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """The nodes with a difference turned into a sum."""
+    """The nodes with a difference turned into a sum.
+
+    A level of padding in front of a kernel counts twice: it is rounded when it is stored, and so is the kernel that it meets.
+    """
     result = []
-    for node in nodes:
+    for place, node in enumerate(nodes):
         copy = NodeProto()
         copy.CopyFrom(wide_node(node))
         if copy.op_type == "Sub":
             copy.op_type = "Add"
         for attribute in copy.attribute:
             if copy.op_type == "Pad" and attribute.name == "value":
-                attribute.f = abs(attribute.f)
+                attribute.f = abs(attribute.f) * (1 if place == len(nodes) - 1 else 2)
         result.append(copy)
     return result
 

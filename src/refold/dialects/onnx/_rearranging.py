@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import NodeProto
 
 from refold.algebra import Obstruction, Rearrangement
 from refold.dialects.onnx._call import Call, Reading, reads
-from refold.dialects.onnx._constants import read_numbers
 from refold.dialects.onnx._scopes import Equalities, Size
 from refold.dialects.onnx._tensors import Array
 from refold.maps import IDENTITY, Layout, Moved, Step
@@ -73,14 +72,11 @@ def _mean(call: Call) -> Reading | Obstruction | None:
     return _reading(call, done, math.prod(typed.example[axis] for axis in axes))
 
 
-def _reading(call: Call, done: Rearrangement | None, mean_of: int = 1) -> Reading | Obstruction | None:
+def _reading(call: Call, done: Rearrangement | None, mean_of: int = 1) -> Reading | None:
     if done is None:
         return None
     x, output = call.input(0), call.node.output[0]
     asked = [name for name in call.node.input[1:] if name and not call.is_constant(name)]
-    given = next((name for one in asked for name in _given(one, call)), None)
-    if given is not None:
-        return call.made_at_run_time(given, "shape")
     if done.is_identity:
         return Reading({x: IDENTITY})
     stated = _stated(call) if asked and call.node.op_type == "Reshape" else None
@@ -90,22 +86,6 @@ def _reading(call: Call, done: Rearrangement | None, mean_of: int = 1) -> Readin
     keys = tuple(call.scope.key(name) for name in asked)
     step = Step(call.scope.key(output), done, call.output.example, keys, is_flexible, mean_of=max(1, mean_of), stated=stated)
     return Reading({x: Moved(IDENTITY, None, Layout((step,), done))})
-
-
-def _given(name: str, call: Call) -> Iterator[str]:
-    """The inputs of the graph whose numbers a value is worked out from, initializers that a caller may replace among them."""
-    found: set[str] = set()
-    stack = [name]
-    while stack:
-        one = stack.pop()
-        if one in found or call.is_constant(one):
-            continue
-        found.add(one)
-        owner = call.scope.owner(one)
-        if owner is None or one not in owner.producers:
-            yield one
-        else:
-            stack.extend(read_numbers(owner.producers[one]))
 
 
 def _stated(call: Call) -> tuple[int, ...] | None:

@@ -176,6 +176,8 @@ def _fits(given: dict[str, Any], sizes: Sequence[Any], kernel: Sequence[Any], au
     for axis, (size, taps, dilation) in enumerate(zip(sizes, kernel, dilations, strict=True)):
         if not (isinstance(size, int) and isinstance(taps, int)):
             continue
-        room, span = size + pads[axis] + pads[axis + rank], dilation * (taps - 1) + 1
-        if span > room > -1 << 62 and size > 0:
+        stride, room = (given.get("strides") or [1] * rank)[axis], size + pads[axis] + pads[axis + rank]
+        span = dilation * (taps - 1) + 1
+        places = -((span - room) // stride) if given.get("ceil_mode") else (room - span) // stride
+        if places + 1 < 0 and room > -1 << 62 and size > 0:  # of none, a runtime makes a value of no items
             yield f"has windows of {span:,} items on an axis of {size:,} padded by {pads[axis]:,} and {pads[axis + rank]:,}"
