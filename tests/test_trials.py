@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from refold.dialects.onnx import OnnxModel
 from refold.geometry import Window
 from refold.plan import make_plan
 from refold.trials import run_trials, share
-from refold.verification import SEED, Certificate, RegionEvidence, certify, demand, judge_region
+from refold.verification import SEED, Certificate, RegionEvidence, certify, demand, does_not_run, judge_region
 from tests.dialects.aten.nets import Net, settled
 from tests.dialects.onnx.models import batch_norm, model_of, random
 
@@ -333,6 +334,27 @@ def test_sizes_that_the_original_does_not_take_are_passed_over() -> None:
     assert judge_region(found).sizes == ("4x4", "1x4", "4x1", "2x3")
     assert asked == [(9, 9), (4, 4), (1, 1), (1, 4), (4, 1), (2, 3)]
     assert run_trials(run, [{"x": (9, 9)}]) is None
+
+
+def test_what_fails_at_a_fixed_axis_made_smaller_is_decided_at_its_own_size() -> None:
+    def runner(right_at: int, raises: bool = False) -> Callable[[Any], RegionEvidence]:
+        def run(shapes: Any) -> RegionEvidence:
+            if shapes["x"][1] != right_at and raises:
+                raise does_not_run("r", ValueError("no such place"))
+            return evidence("r", shapes["x"], error=0.0 if shapes["x"][1] == right_at else 1.0)
+
+        return run
+
+    small, stated = [{"x": (5, 3)}], {"x": (None, 12)}
+    for raises in (False, True):
+        found = run_trials(runner(12, raises), small, [[{"x": (6, 3)}]], stated)
+        assert found is not None
+        assert judge_region(found).passed
+        assert judge_region(found).sizes == ("5x12", "6x12")
+    assert not judge_region(run_trials(runner(3), [{"x": (5, 12)}], (), stated) or evidence("r", (1,))).passed
+    assert not judge_region(run_trials(runner(12), small) or evidence("r", (1,))).passed
+    with pytest.raises(refold.VerificationError, match="does not run where the original does"):
+        run_trials(runner(12, raises=True), small)
 
 
 def test_the_lightest_of_equal_regions_stands_for_them() -> None:

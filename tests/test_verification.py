@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from refold.errors import VerificationError
-from refold.verification import FACTOR, Certificate, OutputEvidence, RegionEvidence, certify, demand, judge_output, judge_region
+from refold.verification import (
+    FACTOR,
+    Certificate,
+    OutputEvidence,
+    RegionEvidence,
+    SizeEvidence,
+    certify,
+    demand,
+    judge_output,
+    judge_region,
+)
 
 ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
@@ -343,3 +353,13 @@ def test_what_rounding_explains_passes_only_where_every_region_did() -> None:
     assert not certify([], [evidence]).passed
     far = OutputEvidence("output", original, original + np.float32(1e-3), truth, 2.0**-24, 10_000)
     assert not judge_output(far, proven=True).passed
+
+
+def test_what_cancels_at_another_size_is_measured_by_the_example() -> None:
+    unit = 2.0**-24
+    example = OutputEvidence("y", np.ones((1, 4), np.float32), np.ones((1, 4), np.float32), None, unit, 4)
+    zeros = np.zeros((1, 2), np.float32)
+    for off, passed in ((2 * unit, True), (20 * unit, False)):
+        elsewhere = SizeEvidence({"x": (1, 2)}, (OutputEvidence("y", zeros, zeros + np.float32(off), None, unit, 4),))
+        assert certify((), (example,), (elsewhere,)).passed is passed
+        assert certify((), (), (elsewhere,)).passed is False

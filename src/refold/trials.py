@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from refold.errors import GeometryError
+from refold.errors import GeometryError, VerificationError
 from refold.geometry import Window
 from refold.graph import Graph, Linear
 from refold.maps import Map, Moved, Scalar, as_moved
-from refold.verification import RegionEvidence
+from refold.verification import RegionEvidence, judge_region
 
 Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
 """The shape of each value that a region reads."""
+
+Stated: TypeAlias = "Mapping[str, Sequence[int | None]]"
+"""The shape of each value that a region reads, as it is known: None for an axis that is free."""
 
 Run: TypeAlias = "Callable[[Shapes], RegionEvidence | None]"
 """Runs a region both ways: None where the original does not run on these shapes."""
@@ -62,17 +65,43 @@ def sizes_of(graph: Graph, value: str, form: Mapping[str, Map], nodes: Sequence[
     return Trials(base, tuple(tried for tried in others if dict(tried[0]) != dict(base)), spatial)
 
 
-def run_trials(run: Run, first: Sequence[Shapes], others: Iterable[Sequence[Shapes]] = ()) -> RegionEvidence | None:
-    """The evidence at the first of these shapes that the original takes, with that of all others that it takes; None if it takes none."""
-    evidence = next(filter(None, map(run, first)), None)
+def run_trials(
+    run: Run, first: Sequence[Shapes], others: Iterable[Sequence[Shapes]] = (), stated: Stated | None = None
+) -> RegionEvidence | None:
+    """The evidence at the first of these shapes that the original takes, with that of all others that it takes; None if it takes none.
+
+    `stated` are the shapes of the values that are read. A fixed axis is made smaller where that shows the same for less. Places that the graph states, as those of a slice, are not made smaller
+    with it: what does not pass, or does not run, is run again with fixed axes as they are, and that decides.
+    """
+
+    def decide(shapes: Shapes) -> RegionEvidence | None:
+        actual = {root: _as_fixed((stated or {}).get(root, ()), shape) for root, shape in shapes.items()}
+        try:
+            evidence = run(shapes)
+            if evidence is None or actual == dict(shapes) or judge_region(evidence).passed:
+                return evidence
+        except VerificationError:
+            if actual == dict(shapes):
+                raise
+            return run(actual)
+        return run(actual) or evidence
+
+    evidence = next(filter(None, map(decide, first)), None)
     if evidence is None:
         return None
     further: list[RegionEvidence] = []
     for tried in others:
-        whole = run(tried[0])
-        found = [whole] if whole is not None else [one for one in map(run, tried[1:]) if one is not None]
+        whole = decide(tried[0])
+        found = [whole] if whole is not None else [one for one in map(decide, tried[1:]) if one is not None]
         further.extend(found)
     return replace(evidence, further=tuple(further))
+
+
+def _as_fixed(stated: Sequence[int | None], shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape with the sizes that are stated; one of another rank stays as it is."""
+    if len(stated) != len(shape):
+        return tuple(shape)
+    return tuple(size if known is None else known for known, size in zip(stated, shape, strict=True))
 
 
 def share(keys: Mapping[str, object], weights: Mapping[str, int]) -> dict[str, str]:

@@ -12,7 +12,7 @@ Bounds on sums: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed.,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,8 @@ class OutputEvidence:
 
     `length` is how many numbers are summed one after another from the input to the output; `noise` how far the original's own roundings
     move it, where that is known. `own` are what the original gives with inputs a rounding off or sums in another order, which shows what
-    near ties do; `run` tells outputs of other inputs apart.
+    near ties do; `run` tells outputs of other inputs apart. `example_scale` is the largest number of the output on the example, for outputs
+    at other sizes: what cancels there was as large on its way.
     """
 
     name: str
@@ -108,6 +109,7 @@ class OutputEvidence:
     noise: float = 0.0
     own: tuple[Any, ...] = ()
     run: int = 0
+    example_scale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,14 +295,15 @@ def judge_output(evidence: OutputEvidence, *, proven: bool = False) -> OutputChe
     if original.ndim == 2 and 2 <= original.shape[1] <= 100_000:
         agreement = float(xp.mean(xp.astype(xp.argmax(first, axis=1) == xp.argmax(second, axis=1), xp.float64)))
     # Both sides round on their way, by sqrt(length) units of the scale (Higham and Mary 2019, theorem 2.8).
-    rounded = FACTOR * max(evidence.rounding * scale * math.sqrt(max(1, evidence.length)), evidence.noise)
+    size = max(scale, evidence.example_scale)
+    rounded = FACTOR * max(evidence.rounding * size * math.sqrt(max(1, evidence.length)), evidence.noise)
     if evidence.truth is None or evidence.rounding <= UNIT or not bool(xp.all(xp.isfinite(evidence.truth) | ~finite)):
         # No finer truth is to be had.
         passed = same_infinities and difference <= rounded
         return OutputCheck(evidence.name, difference, scale, None, None, rounded, agreement, passed, *spread)
     truth = xp.where(finite, evidence.truth, zero)
     errors = [float(xp.max(xp.abs(array - truth))) for array in (first, second)]
-    bound = FACTOR * (errors[0] + evidence.rounding * scale)
+    bound = FACTOR * (errors[0] + evidence.rounding * size)
     if proven:
         bound = max(bound, rounded)
     passed = same_infinities and errors[1] <= bound
@@ -401,11 +404,14 @@ def certify(
     proofs = tuple(judge_region(one) for one in regions)
     proven = bool(proofs) and all(proof.passed for proof in proofs)
     checks = judge_outputs(outputs, proven=proven)
-    return Certificate(proofs, checks, seed, dict(versions or {}), tuple(judge_sizes(one, proven=proven) for one in sizes))
+    elsewhere = tuple(judge_sizes(one, [check.scale for check in checks], proven=proven) for one in sizes)
+    return Certificate(proofs, checks, seed, dict(versions or {}), elsewhere)
 
 
-def judge_sizes(evidence: SizeEvidence, *, proven: bool = False) -> SizeCheck:
+def judge_sizes(evidence: SizeEvidence, scales: Sequence[float] = (), *, proven: bool = False) -> SizeCheck:
     """Compare the whole network at other sizes; that the folded one says that it does not take them is no fault of its function.
+
+    `scales` are those of the outputs on the example, in order, once or several times over.
 
     >>> import numpy as np
     >>> y = np.ones((1, 4), np.float32)
@@ -414,7 +420,9 @@ def judge_sizes(evidence: SizeEvidence, *, proven: bool = False) -> SizeCheck:
     """
     if evidence.refusal is not None:
         return SizeCheck(dict(evidence.shapes), None, evidence.refusal, True)
-    checks = judge_outputs(evidence.outputs, proven=proven)
+    count = len(evidence.outputs)
+    outputs = [replace(one, example_scale=max(scales[place::count], default=0.0)) for place, one in enumerate(evidence.outputs)]
+    checks = judge_outputs(outputs, proven=proven)
     difference = max((one.difference / one.scale if one.scale else one.difference for one in checks), default=0.0)
     return SizeCheck(dict(evidence.shapes), difference, None, all(one.passed for one in checks))
 

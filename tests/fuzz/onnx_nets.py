@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from refold.runtime import OpenSession, scratch_file
 from tests.fuzz import onnx_acts  # noqa: F401  (it fills the table, as `onnx_layers` does, which it reads)
 from tests.fuzz.onnx_emit import NEWEST, ONNX_OPERATORS, OnnxDraft, single
 from tests.fuzz.recipe import Draw, Input, Recipe, Step
@@ -66,14 +67,13 @@ def branches_onnx(recipe: Recipe) -> bool:
     return any(ONNX_OPERATORS[step.operator].branches for step in recipe.steps)
 
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """A model in the runtime, its optimizations off."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def session(model: bytes) -> OpenSession:
+    """A model in the runtime, its optimizations off, in a process of its own: ONNX Runtime dies of a few graphs."""
+    path = scratch_file(".onnx")
+    path.write_bytes(model)
+    opened = OpenSession(path, level="ORT_DISABLE_ALL")
+    weakref.finalize(opened, path.unlink, missing_ok=True)
+    return opened
 
 
 def _inputs(draw: Draw) -> tuple[Input, ...]:

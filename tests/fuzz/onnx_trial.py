@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 import refold
 from refold.errors import RefoldError, VerificationError
-from tests.fuzz.judging import complaint
+from tests.fuzz.judging import complaint, largest
 from tests.fuzz.onnx_emit import model_of
 from tests.fuzz.onnx_nets import branches_onnx, feeds, session
 from tests.fuzz.outcome import SIZES, Outcome, one_line
@@ -85,6 +85,7 @@ def compare_onnx(recipe: Recipe, original: Any, written: bytes, outcome: Outcome
     except Exception as error:
         outcome.category, outcome.text = "wrong", f"the runtime does not load the folded file: {one_line(error)}"
         return
+    scales: list[float] = []  # of the example, which comes first
     for number, (sized, apart) in enumerate(sizes_of(recipe)):
         if outcome.sizes == SIZES:
             break
@@ -107,17 +108,24 @@ def compare_onnx(recipe: Recipe, original: Any, written: bytes, outcome: Outcome
                 outcome.category, outcome.text = "wrong", f"the folded file does not run on the example: {one_line(error)}"
                 return
             continue
-        told = _complaint(sized, original, given, mine, theirs)
+        scales = scales or [largest(one) for one in mine]
+        told = _complaint(sized, original, given, mine, theirs, scales)
         if told is not None:
             outcome.category, outcome.text = "wrong", f"at {shapes}: {told}"
             return
 
 
-def _complaint(recipe: Recipe, original: Any, given: dict[str, Any], mine: Sequence[Any], theirs: Sequence[Any]) -> str | None:
+def _complaint(
+    recipe: Recipe, original: Any, given: dict[str, Any], mine: Sequence[Any], theirs: Sequence[Any], scales: Sequence[float]
+) -> str | None:
     def truths() -> list[Any] | None:
         wide = model_of(recipe, wide=True)
         given64 = {name: one.astype(np.float64) if one.dtype.kind == "f" else one for name, one in given.items()}
-        for run in (lambda: session(wide.SerializeToString()).run(None, given64), lambda: ReferenceEvaluator(wide).run(None, given64)):
+        runtimes: tuple[Callable[[], Any], ...] = (
+            lambda: session(wide.SerializeToString()).run(None, given64),
+            lambda: ReferenceEvaluator(wide).run(None, given64),  # type: ignore[no-untyped-call]
+        )
+        for run in runtimes:
             try:
                 return list(run())
             except Exception:  # an operator that this runtime does not have in float64
@@ -137,7 +145,7 @@ def _complaint(recipe: Recipe, original: Any, given: dict[str, Any], mine: Seque
         return f"dtypes {[str(one.dtype) for one in theirs]} instead of {dtypes}"
     wide = [[one.astype(np.float64) if one.dtype.kind == "f" else one for one in side] for side in (mine, theirs)]
     length = sum(int(np.prod(step.attributes["shape"][1:])) for step in recipe.steps if "shape" in step.attributes) + 4 * len(recipe.steps)
-    return complaint(wide[0], wide[1], dtypes, length, truths, noise)
+    return complaint(wide[0], wide[1], dtypes, length, truths, noise, scales)
 
 
 def _moved(one: Any, random: np.random.Generator) -> Any:

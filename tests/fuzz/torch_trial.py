@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 import refold
 from refold.errors import RefoldError, VerificationError
-from tests.fuzz.judging import complaint
+from tests.fuzz.judging import complaint, largest
 from tests.fuzz.outcome import SIZES, Outcome, one_line
 from tests.fuzz.recipe import Recipe
 from tests.fuzz.sizes import sizes_of
@@ -81,6 +81,7 @@ def _exports(model: Network, example: tuple[Any, ...]) -> bool:
 
 def compare(recipe: Recipe, model: torch.nn.Module, folded: torch.nn.Module, outcome: Outcome) -> None:
     """Run both at many sizes, and enter what was found."""
+    scales: list[float] = []  # of the example, which comes first
     for number, (sized, apart) in enumerate(sizes_of(recipe)):
         if outcome.sizes == SIZES:
             break
@@ -102,13 +103,16 @@ def compare(recipe: Recipe, model: torch.nn.Module, folded: torch.nn.Module, out
                 outcome.category, outcome.text = "wrong", f"the folded network does not run on the example: {one_line(error)}"
                 return
             continue
-        told = _complaint(sized, model, inputs, original, theirs)
+        scales = scales or [largest(one) for one, _ in original]
+        told = _complaint(sized, model, inputs, original, theirs, scales)
         if told is not None:
             outcome.category, outcome.text = "wrong", f"at {shapes}: {told}"
             return
 
 
-def _complaint(recipe: Recipe, model: torch.nn.Module, inputs: tuple[Any, ...], original: Any, theirs: Any) -> str | None:
+def _complaint(
+    recipe: Recipe, model: torch.nn.Module, inputs: tuple[Any, ...], original: Any, theirs: Any, scales: list[float]
+) -> str | None:
     def truths() -> list[Any] | None:
         try:
             wide = Network(recipe, wide=True).eval()
@@ -136,7 +140,7 @@ def _complaint(recipe: Recipe, model: torch.nn.Module, inputs: tuple[Any, ...], 
     }
     worst = max(coarse & set(FLOATS), key=lambda name: torch.finfo(FLOATS[name]).eps, default="float32")
     dtypes = [worst if dtype in FLOATS else dtype for dtype in dtypes]
-    return complaint(mine, folded, dtypes, length, truths, noise)
+    return complaint(mine, folded, dtypes, length, truths, noise, scales)
 
 
 def _run(model: torch.nn.Module, inputs: tuple[Any, ...]) -> list[tuple[Any, str]]:

@@ -139,7 +139,9 @@ class _Region:
                 torch.finfo(self.nodes[self.fold.value].meta["val"].dtype).eps / 2, shapes=tuple(shapes.values()), like=like,
             )  # fmt: skip
 
-        evidence = run_trials(run, (self.trials.base, self.examples), self.trials.others if like is None else ())
+        stated = {root: self.graph.values[root].shape for root in self.fold.form}
+        others = self.trials.others if like is None else ()
+        evidence = run_trials(run, (self.trials.base, self.examples), others, stated)
         if evidence is None:
             raise told[-1]
         return evidence

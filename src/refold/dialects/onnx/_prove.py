@@ -210,7 +210,9 @@ class _Region:
                 tuple(shapes.values()), like=like,
             )  # fmt: skip
 
-        evidence = run_trials(run, (self.trials.base, self.examples), self.trials.others if like is None else ())
+        stated = {root: self.bench.graph.values[root].shape for root in self.fold.form}
+        others = self.trials.others if like is None else ()
+        evidence = run_trials(run, (self.trials.base, self.examples), others, stated)
         if evidence is None:
             raise FoldError(
                 f"the region of {self.fold.value} does not run in the ONNX reference evaluator ({told[-1]}); fold with verify=False"
