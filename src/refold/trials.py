@@ -70,8 +70,9 @@ def run_trials(
 ) -> RegionEvidence | None:
     """The evidence at the first of these shapes that the original takes, with that of all others that it takes; None if it takes none.
 
-    `stated` are the shapes of the values that are read. A fixed axis is made smaller where that shows the same for less. Places that the graph states, as those of a slice, are not made smaller
-    with it: what does not pass, or does not run, is run again with fixed axes as they are, and that decides.
+    `stated` are the shapes of the values that are read. A fixed axis is made smaller where that shows the same for less. Places that the
+    graph states, as those of a slice, are not made smaller with it: what does not pass, or does not run, is run again with fixed axes as
+    they are, and that decides.
     """
 
     def decide(shapes: Shapes) -> RegionEvidence | None:

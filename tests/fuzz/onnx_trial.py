@@ -123,7 +123,7 @@ def _complaint(
         given64 = {name: one.astype(np.float64) if one.dtype.kind == "f" else one for name, one in given.items()}
         runtimes: tuple[Callable[[], Any], ...] = (
             lambda: session(wide.SerializeToString()).run(None, given64),
-            lambda: ReferenceEvaluator(wide).run(None, given64),  # type: ignore[no-untyped-call]
+            lambda: ReferenceEvaluator(wide).run(None, given64),
         )
         for run in runtimes:
             try:
