@@ -262,6 +262,8 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(folder: Path
 def test_fold_without_proof() -> None:
     result = refold_("fold", "nets:with_inputs", "-o", "w.safetensors", "--no-verify", "--json")
     assert json.loads(result.stdout)["certificate"] is None
+    told = refold_("fold", "nets:with_inputs", "-o", "w.safetensors", "--no-verify").stdout
+    assert "not verified, and no certificate was written: --no-verify" in told
 
 
 def test_a_model_with_nothing_to_fold_is_written_all_the_same(folder: Path) -> None:

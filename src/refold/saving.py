@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from refold.certificates import Proof, Tensor, beside, stated_files, write_with
-from refold.files import Side, clear_strays, digest_of, drafted, locked, make_switch, spare, switch_files
+from refold.files import Side, clear_strays, digest_of, drafted, locked, make_switch, replace_file, spare, switch_files
 
 TextFor: TypeAlias = Callable[[Iterable[Tensor]], str]
 
@@ -35,6 +35,9 @@ def save(place: Path, write: Callable[[Path, TextFor | None], None], proof: Proo
             names = [draft.name, *sorted(one.name for one in draft.parent.iterdir() if one != draft)]
             old = _standing_at(place, new_certificate=text)
             certified = text is not None or old.certificate is not None
+            if not certified and names == [draft.name] and old.files.keys() <= {place.name}:
+                replace_file(draft, place)  # one rename is all there is to do
+                return place
             known = {
                 name: digests.get(name) or (digest_of(draft.with_name(name)) if certified or name == place.name else "") for name in names
             }

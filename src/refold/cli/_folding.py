@@ -78,6 +78,8 @@ def fold(
         print_json({"model": name, "output": str(output), "bytes": size, **result.report.to_dict(), **said, **told})
     elif not quiet:
         notes = "".join(f"\nnote: {note}" for note in result.file_notes.get(output.name, ()))
+        if result.proof is None:
+            notes += "\nnot verified, and no certificate was written: --no-verify"
         echo(f"{result.report}{notes}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
         if report is not None:
             echo(f"report: {report}")

@@ -3,7 +3,7 @@
 from refold.files._drafts import clear_strays, drafting
 from refold.files._locks import locked
 from refold.files._replacing import drafted, replacing, spare
-from refold.files._switch import Side, Switch, digest_of, make_switch, standing, switch_files
+from refold.files._switch import Side, Switch, digest_of, make_switch, replace_file, standing, switch_files
 
 __all__ = [
     "Side",
@@ -14,6 +14,7 @@ __all__ = [
     "drafting",
     "locked",
     "make_switch",
+    "replace_file",
     "replacing",
     "spare",
     "standing",

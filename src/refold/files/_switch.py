@@ -102,6 +102,14 @@ def make_switch(place: Path, certificate: Path, old: Side, new: Side, *, protect
     return Switch(place.name, certificate.name, old, new, tuple(name for name in beside if (place.parent / name).resolve() not in kept))
 
 
+def replace_file(draft: Path, place: Path) -> None:
+    """Move a draft to its place, where nothing else has to go with it."""
+    share_mode(draft, place)
+    if place.exists():  # what is replaced must not be lost with the power
+        sync(draft)
+    os.replace(draft, place)
+
+
 def switch_files(folder: Path, drafts: Path, switch: Switch) -> None:
     """Move drafts to their places in `folder` in the order of this file; the caller holds the lock of the folder.
 
