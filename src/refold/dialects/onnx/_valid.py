@@ -135,7 +135,7 @@ def _window_faults(node: NodeProto, given: dict[str, Any], scope: Scope) -> Iter
         yield from _weight_faults(node, given, x, weight, scope)
     kernel = given.get("kernel_shape") or (list(weight.shape[2:]) if weight is not None else None)
     if node.op_type != "ConvTranspose" and x is not None and kernel is not None:
-        yield from _fits(given, x.shape[2:], kernel, automatic)
+        yield from _fits(given, x.shape[2:], kernel, automatic, least=0 if weight is None else 1)
 
 
 def _weight_faults(node: NodeProto, given: dict[str, Any], x: Typed, weight: Typed, scope: Scope) -> Iterator[str]:
@@ -167,7 +167,8 @@ def _weight_faults(node: NodeProto, given: dict[str, Any], x: Typed, weight: Typ
         yield f"has a bias of shape {list(bias.shape)} for {out} output channels"
 
 
-def _fits(given: dict[str, Any], sizes: Sequence[Any], kernel: Sequence[Any], automatic: str) -> Iterator[str]:
+def _fits(given: dict[str, Any], sizes: Sequence[Any], kernel: Sequence[Any], automatic: str, *, least: int) -> Iterator[str]:
+    """Axes on which fewer than `least` windows fit: pooling over none gives a value of no items, a convolution does not run."""
     if automatic.startswith("SAME"):
         return
     rank = len(sizes)
@@ -179,5 +180,5 @@ def _fits(given: dict[str, Any], sizes: Sequence[Any], kernel: Sequence[Any], au
         stride, room = (given.get("strides") or [1] * rank)[axis], size + pads[axis] + pads[axis + rank]
         span = dilation * (taps - 1) + 1
         places = -((span - room) // stride) if given.get("ceil_mode") else (room - span) // stride
-        if places + 1 < 0 and room > -1 << 62 and size > 0:  # of none, a runtime makes a value of no items
+        if places + 1 < least and room > -1 << 62 and size > 0:
             yield f"has windows of {span:,} items on an axis of {size:,} padded by {pads[axis]:,} and {pads[axis + rank]:,}"
