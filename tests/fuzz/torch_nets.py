@@ -42,13 +42,17 @@ def draw_torch(seed: int, index: int) -> Recipe:
     return result if draw.chance(0.1) else result.live()
 
 
-def arrays(recipe: Recipe, seed: int, *, wide: bool = False) -> tuple[Any, ...]:
+NUMBER = 1.5
+"""What an argument that is a number is in the example: folding makes it part of the network."""
+
+
+def arrays(recipe: Recipe, seed: int, *, wide: bool = False, number: float = NUMBER) -> tuple[Any, ...]:
     """Inputs of the recipe's shapes."""
     generator = torch.Generator().manual_seed(seed)
     made: list[Any] = []
     for one in recipe.inputs:
         if one.dtype == "number":
-            made.append(1.5 + seed)
+            made.append(number)
         elif one.dtype == "int64":
             made.append(torch.randint(0, 16, one.shape, generator=generator))
         else:
@@ -58,8 +62,8 @@ def arrays(recipe: Recipe, seed: int, *, wide: bool = False) -> tuple[Any, ...]:
 
 
 def branches(recipe: Recipe) -> bool:
-    """Whether a step takes another path at another size."""
-    return any(OPERATORS[step.operator].branches for step in recipe.steps)
+    """Whether a step takes another path at another size, or makes parts of which there are more or fewer."""
+    return any(OPERATORS[step.operator].branches or step.attributes.get("how") == "split" for step in recipe.steps)
 
 
 def _inputs(draw: Draw) -> tuple[Input, ...]:

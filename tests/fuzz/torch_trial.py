@@ -18,11 +18,13 @@ from tests.fuzz.judging import complaint, largest
 from tests.fuzz.outcome import SIZES, Outcome, one_line
 from tests.fuzz.recipe import Recipe
 from tests.fuzz.sizes import sizes_of
-from tests.fuzz.torch_nets import arrays, branches
+from tests.fuzz.torch_nets import NUMBER, arrays, branches
 from tests.fuzz.torch_network import FLOATS, Network, dtype_name
 
 MOVES = 3
 """Times that inputs are moved by one rounding."""
+OTHER = 2.5
+"""Another number for an argument that is one."""
 WORDS = ("but the network was traced for inputs where", "takes only inputs where")
 """What a refusal in words says."""
 
@@ -108,6 +110,23 @@ def compare(recipe: Recipe, model: torch.nn.Module, folded: torch.nn.Module, out
         if told is not None:
             outcome.category, outcome.text = "wrong", f"at {shapes}: {told}"
             return
+    if any(one.dtype == "number" for one in recipe.inputs):
+        _compare_other_number(recipe, model, folded, outcome)
+
+
+def _compare_other_number(recipe: Recipe, model: torch.nn.Module, folded: torch.nn.Module, outcome: Outcome) -> None:
+    """Another number for an argument that became part of the network: it gives the same as the original, or says so in words."""
+    inputs = arrays(recipe, 0, number=OTHER)
+    try:
+        theirs = _run(folded, inputs)
+    except ValueError as error:
+        if not any(words in str(error) for words in WORDS):
+            outcome.category, outcome.text = "crash", f"with {OTHER}: ValueError: {one_line(error)}"
+        return
+    original = _run(model, inputs)
+    told = _complaint(recipe, model, inputs, original, theirs, [largest(one) for one, _ in original])
+    if told is not None:
+        outcome.category, outcome.text = "wrong", f"with {OTHER} for {NUMBER}: {told}"
 
 
 def _complaint(

@@ -68,12 +68,24 @@ def test_what_is_no_arithmetic_of_sizes_is_not_read(source: str) -> None:
 
 
 def test_the_guard_says_the_size_and_the_condition() -> None:
-    guard = SizeGuard([fixed_size("x", 2, 8)], [TracedInput("x", 3, torch.float32)])
+    guard = SizeGuard([fixed_size("x", 2, 8)], [], [TracedInput("x", 3, torch.float32)])
     guard(torch.zeros(1, 3, 8))
     for one in (guard, copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         with pytest.raises(ValueError, match="axis 2 of `x` is 9, but the network was traced for inputs where axis 2 of `x` is 8"):
             one(torch.zeros(1, 3, 9))
     assert "axis 2 of `x` is 8" in repr(guard)
+
+
+def test_the_guard_takes_what_all_conditions_of_another_list_allow() -> None:
+    guard = SizeGuard([fixed_size("x", 2, 8)], [(fixed_size("x", 2, 4), fixed_size("x", 1, 5))], [TracedInput("x", 3, torch.float32)])
+    for one in (guard, copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
+        one(torch.zeros(1, 3, 8))
+        one(torch.zeros(1, 5, 4))
+        with pytest.raises(ValueError, match="axis 2 of `x` is 4, but the network was traced for inputs where axis 2 of `x` is 8"):
+            one(torch.zeros(1, 3, 4))
+    guard.hold([fixed_size("x", 2, 8)], [], guard.inputs)
+    with pytest.raises(ValueError, match="axis 2 of `x` is 8"):
+        guard(torch.zeros(1, 5, 4))
 
 
 class Branching(nn.Module):

@@ -6,7 +6,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
@@ -15,6 +15,9 @@ from refold.dialects.aten._words import Tree, allowed_sizes, both, either, sente
 
 Place: TypeAlias = "tuple[str, int]"
 """An input and one of its axes."""
+
+Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
+"""The sizes of the inputs, by name."""
 
 LONG = 120
 """Letters beyond which a condition is said by what it allows."""
@@ -50,8 +53,9 @@ _OPPOSITE = {
 class Condition:
     """Something that must hold between sizes of the inputs; `places` says which input and axis each size of `tree` is.
 
-    `is_shared` says that the original does not take the sizes that break it either, as far as it was tried; `is_implied` that they break
-    a plainer condition too, as far as that was looked at. `is_assumed` says that tracing took it for granted and the model never asked.
+    `is_shared` says that the original does not take the sizes that break it either, or that they are taken for another reason, as far as
+    that was tried; `is_implied` that they break a plainer condition too, as far as that was looked at. `is_assumed` says that tracing took
+    it for granted and the model never asked.
     """
 
     tree: Tree
@@ -70,12 +74,21 @@ class Condition:
 
     def holds_at(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         """Whether it does for inputs of these shapes."""
-        return self.holds([int(shapes[name][axis]) for name, axis in self.places])
+        return self.holds([shapes[name][axis] for name, axis in self.places])
 
     @property
     def numbers(self) -> set[int]:
         """The whole numbers that it is made of."""
         return _numbers(self.tree)
+
+
+Allowance: TypeAlias = "tuple[Condition, ...]"
+"""Conditions that allow the sizes for which all of them hold."""
+
+
+def allows(conditions: Iterable[Condition], shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether all conditions hold for inputs of these shapes."""
+    return all(one.holds_at(shapes) for one in conditions)
 
 
 def fixed_size(name: str, axis: int, size: int) -> Condition:

@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._conditions import Place
 from refold.dialects.aten._guard import SizeGuard
+from refold.dialects.aten._onnx_pools import restore_onnx_pools
+from refold.dialects.aten._pools import PoolsAsPlanes
 from refold.dialects.aten._trace import copies, doubled_leaf, export_with, is_single, user_inputs
 from refold.dialects.aten._tries import Example, Group, groups_of
 
@@ -77,9 +79,10 @@ def onnx_draft(model: torch.nn.Module, example: Example, is_free: Callable[[Plac
 
 def onnx_program(program: ExportedProgram) -> Any:
     """What torch's exporter makes of a program, with every fixed size as a number: torch names it after itself, as '3'."""
-    with _silent():
+    with _silent(), PoolsAsPlanes():
         made = torch.onnx.export(program, (), dynamo=True, verbose=False)
     assert made is not None
+    restore_onnx_pools(made.model)
     for value in _values(made.model):
         for axis, size in enumerate(value.shape or ()):
             name = getattr(size, "value", None)

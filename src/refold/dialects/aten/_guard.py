@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from refold.dialects.aten._conditions import Condition
+from refold.dialects.aten._conditions import Allowance, Condition, allows
 
 REMEMBERED = 64
 """Shapes that were found to be taken which are not looked at again."""
@@ -51,9 +51,15 @@ class SizeGuard(nn.Module):
 
     _is_impure = True  # it makes nothing, and must stay all the same when torch drops what nothing reads
 
-    def __init__(self, conditions: Sequence[Condition], inputs: Sequence[TracedInput], arguments: Sequence[TracedArgument] = ()) -> None:
+    def __init__(
+        self,
+        conditions: Sequence[Condition],
+        others: Sequence[Allowance],
+        inputs: Sequence[TracedInput],
+        arguments: Sequence[TracedArgument] = (),
+    ) -> None:
         super().__init__()
-        self.conditions = tuple(conditions)
+        self.conditions, self.others = tuple(conditions), tuple(others)
         self.taken: set[tuple[tuple[int, ...] | None, ...]] = set()
         self.inputs = tuple(inputs)
         self.arguments = tuple(arguments)
@@ -61,9 +67,9 @@ class SizeGuard(nn.Module):
             # It goes where the weights go: a network that is cast to another dtype takes inputs of that one.
             self.register_buffer(_witness(dtype), torch.empty(0, dtype=dtype), persistent=False)
 
-    def hold(self, conditions: Sequence[Condition], inputs: Sequence[TracedInput]) -> None:
-        """Hold inputs to these from now on."""
-        self.conditions, self.inputs = tuple(conditions), tuple(inputs)
+    def hold(self, conditions: Sequence[Condition], others: Sequence[Allowance], inputs: Sequence[TracedInput]) -> None:
+        """Hold inputs to these from now on: all `conditions`, or all of one of `others`."""
+        self.conditions, self.others, self.inputs = tuple(conditions), tuple(others), tuple(inputs)
         self.taken.clear()
 
     @property
@@ -86,9 +92,12 @@ class SizeGuard(nn.Module):
             self._check_input(one, values[one.name])
         if is_plain and shapes in self.taken:
             return
+        sizes_of = {one.name: values[one.name].shape for one in self.inputs}
         for condition in self.conditions:
-            sizes = [values[name].shape[axis] for name, axis in condition.places]
-            if not condition.holds(sizes):
+            if not condition.holds_at(sizes_of):
+                if any(allows(one, sizes_of) for one in self.others):
+                    break
+                sizes = [sizes_of[name][axis] for name, axis in condition.places]
                 actual = ", ".join(f"axis {axis} of `{name}` is {size}" for (name, axis), size in zip(condition.places, sizes, strict=True))
                 raise ValueError(
                     f"{actual}, but the network was traced for inputs where {condition.text}; "

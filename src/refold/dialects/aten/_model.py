@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from refold.census import Census
+from refold.dialects.aten._allowed import Allowed, find_allowed
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
-from refold.dialects.aten._conditions import Condition, by_what_they_allow, without_weaker
+from refold.dialects.aten._conditions import Shapes, by_what_they_allow, without_weaker
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._files import Open
 from refold.dialects.aten._guard import SizeGuard
 from refold.dialects.aten._layers import AtenTarget
-from refold.dialects.aten._other_sizes import compared_elsewhere, narrower, with_dtypes
+from refold.dialects.aten._other_sizes import compared_elsewhere, is_borne_out, narrower, with_dtypes
 from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
 from refold.dialects.aten._save import save
 from refold.dialects.aten._ship import ship_exported, ship_onnx
 from refold.dialects.aten._sizes import symbols_of
-from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, user_inputs
-from refold.dialects.aten._trials import Settled, Shapes, Trials, in_order, settle
+from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, trace_again, user_inputs
+from refold.dialects.aten._trials import Trials, in_order
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
 from refold.graph import Graph, Refusal
@@ -44,8 +45,7 @@ NOTED = 6
 class AtenModel:
     """A traced network. `graph` is its neutral view, `notes` what a person should know of the tracing.
 
-    `conditions` are what the sizes of the folded network's inputs are held to, known once it is written: what the tracing asks for, and
-    what the folding does.
+    `allowed` is what the folded network takes, known once it is written: what the tracing allows, and the folding too.
     """
 
     def __init__(self, model: torch.nn.Module | ExportedProgram, example: Any, kwargs: Mapping[str, Any] | None = None) -> None:
@@ -56,7 +56,7 @@ class AtenModel:
         else:
             reference = run(model, self.args, self.kwargs)
             self.traced = trace(model, self.args, self.kwargs, reference)
-        self.conditions: tuple[Condition, ...] = ()
+        self.allowed = Allowed(self.traced.conditions)
         self._names = _argument_names(model, self.args, self.kwargs)
         self.constants = Constants(self.traced.program)
         with torch.no_grad():
@@ -69,10 +69,12 @@ class AtenModel:
         return symbols_of([traced for _, traced in user_inputs(self.traced.program)], given)
 
     @cached_property
-    def settled(self) -> Settled:
-        """What of the conditions of the trace matters, found by running the original beside it."""
-        trials = Trials(self.run_original, self.traced.program, dict(user_inputs(self.traced.program)), self.args, self.kwargs)
-        return settle(trials, self.traced.conditions, self.traced.inputs)
+    def _as_traced(self) -> Allowed:
+        """What the trace takes, found by running the original beside it."""
+        program = self.traced.program
+        trials = Trials(self.run_original, program, dict(user_inputs(program)), self.args, self.kwargs)
+        again = None if isinstance(self._original, ExportedProgram) else partial(trace_again, self._original, program)
+        return find_allowed(trials, self.traced.conditions, self.traced.inputs, again)
 
     @cached_property
     def longest(self) -> int:
@@ -83,7 +85,7 @@ class AtenModel:
     def notes(self) -> tuple[str, ...]:
         """What the inputs are held to and those of the original are not, and why; and what is named otherwise in the folded one."""
         why = f" ({self.traced.why})" if self.traced.why else ""
-        texts = [condition.text for condition in self.conditions if not (condition.is_shared or condition.is_implied)]
+        texts = [condition.text for condition in self.allowed.conditions if not (condition.is_shared or condition.is_implied)]
         texts = [*dict.fromkeys(texts), *(f"`{one.name}` is {one.value!r}" for one in self.traced.arguments)]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         held = tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more
@@ -111,15 +113,17 @@ class AtenModel:
     def write(self, plan: Plan) -> AtenDeployed:
         """The folded module and what belongs to it."""
         with torch.no_grad():
-            guard = SizeGuard(self.settled.conditions, self.traced.inputs, self.traced.arguments)
+            traced = self._as_traced
+            guard = SizeGuard(traced.conditions, traced.others, self.traced.inputs, self.traced.arguments)
             written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()
         example = shapes_of(self.traced.program, (self.args, self.kwargs))
-        own = narrower(self, written.module, self.settled.shown, example)
-        every = in_order(without_weaker((*self.settled.conditions, *own)), example)
-        self.conditions = by_what_they_allow([*every], example)
-        guard.hold(self.conditions, tuple(with_dtypes(self, written.module, guard)))
+        own = narrower(self, written.module, traced, example)
+        every = in_order(without_weaker((*traced.conditions, *own)), example)
+        others = tuple(one for one in traced.others if is_borne_out(self, written.module, traced, one))
+        self.allowed = replace(traced, conditions=by_what_they_allow([*every], example), others=others).told()
+        guard.hold(self.allowed.conditions, others, tuple(with_dtypes(self, written.module, guard, traced.dtypes)))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -182,7 +186,7 @@ class AtenDeployed:
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole network at other sizes, where the original runs."""
-        return compared_elsewhere(self.source, self.written.module, self.source.conditions)
+        return compared_elsewhere(self.source, self.written.module, self.source.allowed)
 
     def save(
         self, path: Path, kind: str, text_for: Callable[[Iterable[Tensor]], str] | None = None, open_file: Open | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from refold.dialects.aten._allowed import Allowed
 from refold.dialects.aten._compare import compared, is_explained, output_evidence
-from refold.dialects.aten._conditions import Condition, fixed_size, more_than
+from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, fixed_size, more_than
 from refold.dialects.aten._guard import SizeGuard, TracedInput
 from refold.dialects.aten._trace import run
-from refold.dialects.aten._trials import Shapes, Trial
+from refold.dialects.aten._trials import Trial
 from refold.errors import FoldError
-from refold.verification import SizeEvidence, judge_outputs
+from refold.verification import OutputEvidence, SizeEvidence, judge_outputs
 
 if TYPE_CHECKING:
     from refold.dialects.aten._model import AtenModel
@@ -29,12 +30,13 @@ LISTED = 8
 """Sizes that the original takes and the folded network refuses which a certificate lists."""
 
 
-def narrower(source: AtenModel, module: torch.nn.Module, shown: Sequence[Trial], example: Shapes) -> list[Condition]:
+def narrower(source: AtenModel, module: torch.nn.Module, traced: Allowed, example: Shapes) -> list[Condition]:
     """Conditions under which the folded network runs, where it does not at sizes at which the original does.
 
     A crop that became part of a convolution is an example: of an axis too short for it the original makes nothing, and the convolution
     does not run.
     """
+    shown = [trial for trial in traced.shown if allows(traced.conditions, trial.shapes)]
     failing = [trial.shapes for trial in shown if trial.leaves and not _runs(source, module, trial)]
     passing = [trial.shapes for trial in shown if trial.shapes not in failing]
     conditions: list[Condition] = []
@@ -56,14 +58,36 @@ def _bounds(failing: Shapes, example: Shapes, passing: Sequence[Shapes]) -> Iter
         yield fixed_size(name, axis, example[name][axis])
 
 
-def with_dtypes(source: AtenModel, module: torch.nn.Module, guard: SizeGuard) -> Iterator[TracedInput]:
+def is_borne_out(source: AtenModel, module: torch.nn.Module, traced: Allowed, other: Allowance) -> bool:
+    """Whether the folded network gives what the original gives at all sizes that only `other` allows and that were tried.
+
+    Folds are proven for sizes that the trace allows; a network that is right beyond them has to show it.
+    """
+    own = [trial for trial in traced.shown if trial.leaves and allows(other, trial.shapes) and not allows(traced.conditions, trial.shapes)]
+    return bool(own) and all(
+        _runs(source, module, trial) and all(check.passed for check in judge_outputs(_evidence(source, module, trial))) for trial in own
+    )
+
+
+def _evidence(source: AtenModel, module: torch.nn.Module, trial: Trial) -> Iterable[OutputEvidence]:
+    """What both give in a trial, with the truth where roundings do not explain how far they are apart."""
+    args, kwargs = _inputs(source, trial)
+    folded = pytree.tree_leaves(run(module, args, kwargs))
+    if is_explained(trial.outputs, folded, source.longest):
+        return output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest)
+    return tuple(compared(source, module, (args, kwargs)))
+
+
+def with_dtypes(
+    source: AtenModel, module: torch.nn.Module, guard: SizeGuard, dtypes: Sequence[tuple[str, torch.dtype, Trial]]
+) -> Iterator[TracedInput]:
     """The inputs that the network takes, each with the other dtypes for which it gives what the original gives.
 
     Folding takes a cast to the dtype that an input has already for nothing at all, so that not all that the original takes is taken.
     """
     inputs = guard.inputs
     taken: dict[str, list[torch.dtype]] = {}
-    for name, dtype, trial in source.settled.dtypes:
+    for name, dtype, trial in dtypes:
         guard.inputs = tuple(replace(one, others=(dtype,)) if one.name == name else one for one in inputs)
         try:
             with redirect_stderr(io.StringIO()):  # torch tells of a graph that does not run; this one may
@@ -79,24 +103,12 @@ def with_dtypes(source: AtenModel, module: torch.nn.Module, guard: SizeGuard) ->
         yield replace(one, others=tuple(taken.get(one.name, ())))
 
 
-def compared_elsewhere(source: AtenModel, module: torch.nn.Module, conditions: Sequence[Condition]) -> Iterator[SizeEvidence]:
+def compared_elsewhere(source: AtenModel, module: torch.nn.Module, allowed: Allowed) -> Iterator[SizeEvidence]:
     """The folded network beside what the original gave at other sizes: empty, smallest, largest and between; and what it refuses."""
-    shown = [trial for trial in source.settled.shown if trial.leaves and all(one.holds_at(trial.shapes) for one in conditions)]
+    shown = [trial for trial in allowed.shown if trial.leaves]
     for trial in _spread(sorted(shown, key=_numbers), COMPARED):
-        args, kwargs = _inputs(source, trial)
-        folded = pytree.tree_leaves(run(module, args, kwargs))
-        longest = source.longest
-        if is_explained(trial.outputs, folded, longest):
-            evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, longest)
-        else:
-            evidence = compared(source, module, (args, kwargs))
-        yield SizeEvidence(trial.shapes, tuple(evidence))
-    refused = [*source.settled.refused]
-    for trial in source.settled.shown:
-        broken = next((one for one in conditions if not one.holds_at(trial.shapes)), None)
-        if broken is not None:
-            refused.append((trial.shapes, broken))
-    for shapes, condition in _spread(refused, LISTED):
+        yield SizeEvidence(trial.shapes, tuple(_evidence(source, module, trial)))
+    for shapes, condition in _spread([*allowed.refused], LISTED):
         yield SizeEvidence(shapes, refusal=f"it takes only inputs where {condition.text}")
 
 

@@ -49,10 +49,10 @@ def ship_onnx(source: AtenModel, model: fx.GraphModule, path: Path, open_file: O
 def _settling(source: AtenModel, model: fx.GraphModule, make: Callable[..., Any]) -> Settling[Any]:
     names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
     example = Example(tuple(names), source.args, source.kwargs)
-    trials = source.settled
-    known = [*(trial.shapes for trial in trials.shown), *(shapes for shapes, _ in trials.refused)]
+    allowed = source.allowed
+    known = [*(trial.shapes for trial in allowed.shown), *(shapes for shapes, _ in allowed.refused)]
     flat: list[Sizes] = [{(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape)} for shapes in known]
-    return Settling(partial(make, example), source.run_original, partial(_demand, source), example, source.conditions, flat)
+    return Settling(partial(make, example), source.run_original, partial(_demand, source), example, allowed.conditions, flat)
 
 
 def _demand(source: AtenModel, draft: Draft) -> None:

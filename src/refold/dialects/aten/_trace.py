@@ -28,7 +28,9 @@ from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._functional import idle_dropouts_as_views, rename_in_place
 from refold.dialects.aten._guard import TracedArgument, TracedInput
 from refold.dialects.aten._numbers import KnownNumbers
+from refold.dialects.aten._pools import PoolsAsPlanes, restore_pools
 from refold.dialects.aten._run import run_program
+from refold.dialects.aten._same_graph import is_same_graph
 from refold.dialects.aten._sizes import fixed, shape_of
 from refold.dialects.aten._trials import agree
 from refold.errors import FoldError
@@ -191,12 +193,7 @@ def _attempted(
     for doubled, free, from_zero in attempts:
         inputs = pytree.tree_map(doubled_leaf, (args, dict(kwargs))) if doubled else (args, dict(kwargs))
         try:
-            program = _export(model, inputs[0], inputs[1], free, from_zero)
-            notes = tuple(getattr(program, "_guards_code", ()))
-            if from_zero and _clamps(program):
-                # What holds of every size of 2 and more cannot be told of such sizes; the notes of both traces count.
-                program = _export(model, inputs[0], inputs[1], free, False)
-                notes += tuple(getattr(program, "_guards_code", ()))
+            program, notes = _noted(model, inputs[0], inputs[1], free, from_zero)
             program = finish(program, doubled)
         except Exception as error:
             first_failure = first_failure or _told(error)
@@ -208,6 +205,38 @@ def _attempted(
     raise FoldError(
         f"torch.export cannot trace the model: {one_line(first_failure)}{_where(model, first_failure)}; {_remedy(first_failure)}"
     ) from first_failure
+
+
+def _noted(
+    model: torch.nn.Module, args: Any, kwargs: Any, free: Callable[[int], bool], from_zero: bool
+) -> tuple[ExportedProgram, tuple[str, ...]]:
+    """One export, and what torch noted of sizes on the way."""
+    program = _export(model, args, kwargs, free, from_zero)
+    notes = tuple(getattr(program, "_guards_code", ()))
+    if from_zero and _clamps(program):
+        # What holds of every size of 2 and more cannot be told of such sizes; the notes of both traces count.
+        program = _export(model, args, kwargs, free, False)
+        notes += tuple(getattr(program, "_guards_code", ()))
+    return program, notes
+
+
+def trace_again(
+    model: torch.nn.Module, known: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Condition, ...] | None:
+    """Under what conditions `known`, a trace of the model, is the model at sizes such as these too; None where it is not known to be.
+
+    The model is traced there, and where that gives the same graph, what torch noted on the way is what it hangs on.
+    """
+    for from_zero in (True, False):
+        try:
+            program, notes = _noted(model, args, kwargs, lambda axis: True, from_zero)
+            functional = _functional(program)
+        except Exception:  # torch cannot trace some with sizes that may be 0
+            continue
+        if not is_same_graph(known, functional):
+            return None
+        return tuple(_conditions(functional, notes, _paths(model, args, kwargs), args, kwargs))
+    return None
 
 
 def _clamps(program: ExportedProgram) -> bool:
@@ -298,8 +327,9 @@ def export_with(
     is_free = any(leaf is not None for leaf in pytree.tree_leaves(shapes))
     named = _by_name(model, args, kwargs, shapes) if is_free else None
     sizes_from_zero = symbolic_sizes.patch(backed_size_oblivious=from_zero)  # type: ignore[attr-defined]
-    with evaluating(model), torch.no_grad(), _quiet(), sizes_from_zero, KnownNumbers(model) as numbers:
+    with evaluating(model), torch.no_grad(), _quiet(), sizes_from_zero, KnownNumbers(model) as numbers, PoolsAsPlanes():
         program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
+    restore_pools(program)
     if numbers.changing:
         raise FoldError(f"forward reads the number in `{numbers.changing[0]}` and writes to it, so that each call is another function")
     return program

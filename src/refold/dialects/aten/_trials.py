@@ -12,20 +12,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Place, fixed_size, or_point
-from refold.dialects.aten._constants import draws_at_random
+from refold.dialects.aten._conditions import Condition, Place, Shapes, allows, fixed_size, or_point
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._sizes import fixed
 from refold.errors import FoldError
-
-Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 SCANNED = 256
 """Sizes up to which a relation of one axis is looked at one by one."""
@@ -44,29 +41,6 @@ SMALL = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96,
 HELD = 1 << 22
 """Numbers of the model's outputs that are kept for the proof."""
 OTHER_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64, torch.bool)
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What a folded network is held to: the conditions that matter.
-
-    `dtypes` are runs with inputs of other dtypes, `shown` runs at other sizes, in which the model and its trace gave the same; `refused`
-    are sizes that the model takes and a condition does not allow.
-    """
-
-    conditions: tuple[Condition, ...]
-    dtypes: tuple[tuple[str, torch.dtype, Trial], ...] = ()
-    shown: tuple[Trial, ...] = ()
-    refused: tuple[tuple[Shapes, Condition], ...] = ()
-
-
-def settle(trials: Trials, conditions: Sequence[Condition], inputs: Sequence[TracedInput]) -> Settled:
-    """Try what tracing took for granted. A program that draws random numbers is not tried, since no two of its runs are alike."""
-    if any(map(draws_at_random, trials.program.graph.nodes)):
-        return Settled(tuple(trials.with_example(conditions)))
-    kept = trials.settle(conditions)
-    dtypes = ((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
-    return Settled(tuple(kept), tuple(dtypes), tuple(trials.shown(kept)), tuple(trials.refused(kept)))
 
 
 class Outcome(Enum):
@@ -105,6 +79,7 @@ class Trials:
     example: Shapes = field(init=False)
     base: dict[Any, int] = field(init=False)
     runs: int = 0
+    limit: int = RUNS
     held: int = 0
 
     def __post_init__(self) -> None:
@@ -127,15 +102,15 @@ class Trials:
                 kept.append(condition)
         assumed = sorted((one for one in conditions if one.is_assumed), key=lambda one: -one.places[0][1])  # the batch last
         for fault in self._faults():
-            if all(condition.holds_at(fault.shapes) for condition in kept):
+            if allows(kept, fault.shapes):
                 reason = next((one for one in assumed if not one.holds_at(fault.shapes)), None)
                 kept += self._fixing(fault.shapes) if reason is None else [reason]
-        return [replace(one, is_shared=self._is_shared(one)) for one in sorted(self.with_example(kept), key=plainness)]
+        return sorted(self.with_example(kept), key=plainness)
 
     def _breaks(self, condition: Condition, kept: Sequence[Condition]) -> Iterator[Trial]:
         """The trials that a condition excludes and those that are kept do not."""
         for trial in self.seen.values():
-            if not condition.holds_at(trial.shapes) and all(one.holds_at(trial.shapes) for one in kept):
+            if not condition.holds_at(trial.shapes) and allows(kept, trial.shapes):
                 yield trial
 
     def _faults(self) -> list[Trial]:
@@ -144,28 +119,20 @@ class Trials:
         usual = self._shapes({})
         return sorted(faults, key=lambda trial: sum(_moved(trial.shapes[name], usual[name]) for name in usual))
 
-    def shown(self, conditions: Sequence[Condition]) -> Iterator[Trial]:
-        """Sizes at which model and trace gave the same and which the conditions allow, other than the example's."""
-        for trial in self.seen.values():
-            if trial.outcome is Outcome.SAME and trial.shapes != self.example and all(one.holds_at(trial.shapes) for one in conditions):
-                yield trial
-
-    def refused(self, conditions: Sequence[Condition]) -> Iterator[tuple[Shapes, Condition]]:
-        """Sizes that the model takes and the first of the conditions that does not allow them."""
-        for trial in self.seen.values():
-            broken = next((one for one in conditions if not one.holds_at(trial.shapes)), None)
-            if broken is not None and trial.outcome not in (Outcome.REFUSED, Outcome.SKIPPED):
-                yield trial.shapes, broken
-
     def other_dtypes(self, one: TracedInput) -> Iterator[tuple[torch.dtype, Trial]]:
         """Dtypes that the model takes as well for an input, with its trace giving the same."""
         shapes = self._shapes({})
         for dtype in OTHER_DTYPES:
             if dtype is not one.dtype and _may_be_cast(one.dtype, dtype):
-                leaves = self._resized(shapes, {one.name: dtype})
+                leaves = self.inputs_at(shapes, {one.name: dtype})
                 outcome, outputs = self._compare(leaves)
                 if outcome is Outcome.SAME:
                     yield dtype, Trial(shapes, outcome, tuple(leaves), tuple(outputs))
+
+    @property
+    def structure(self) -> pytree.TreeSpec:
+        """How the leaves of the inputs are nested."""
+        return pytree.tree_structure((self.args, dict(self.kwargs)))
 
     def run(self, shapes: Shapes) -> Trial:
         """One trial, or what it gave before."""
@@ -175,10 +142,10 @@ class Trials:
         return self.seen[key]
 
     def _tried(self, shapes: Shapes) -> Trial:
-        if self.runs >= RUNS or self._is_large(shapes):
+        if self.runs >= self.limit or self._is_large(shapes):
             return Trial(shapes, Outcome.SKIPPED)
         self.runs += 1
-        leaves = self._resized(shapes, {})
+        leaves = self.inputs_at(shapes)
         outcome, outputs = self._compare(leaves)
         if outcome is not Outcome.SAME:
             return Trial(shapes, outcome)
@@ -192,8 +159,7 @@ class Trials:
         return any(math.prod(shape) > max(ALWAYS, LARGER * math.prod(self.example[name])) for name, shape in shapes.items())
 
     def _compare(self, leaves: Sequence[Any]) -> tuple[Outcome, list[Any]]:
-        spec = pytree.tree_structure((self.args, dict(self.kwargs)))
-        args, kwargs = pytree.tree_unflatten(list(leaves), spec)
+        args, kwargs = pytree.tree_unflatten(list(leaves), self.structure)
         try:
             expected = pytree.tree_leaves(self.original(args, kwargs))
         except FoldError:
@@ -204,7 +170,8 @@ class Trials:
             return Outcome.FAILS, []
         return (Outcome.SAME if agree(traced, expected) else Outcome.DIFFERENT), expected
 
-    def _resized(self, shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> list[Any]:
+    def inputs_at(self, shapes: Shapes, dtypes: Mapping[str, torch.dtype] | None = None) -> list[Any]:
+        """The leaves of the inputs, its tensors of other shapes, and of other dtypes where they are named."""
         names = iter(self.traced)
         resized = []
         for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))):
@@ -213,7 +180,7 @@ class Trials:
                 continue
             name = next(names)
             tensor = stretched(leaf, shapes[name])
-            resized.append(_cast(tensor, dtypes[name]) if name in dtypes else tensor)
+            resized.append(_cast(tensor, dtypes[name]) if dtypes and name in dtypes else tensor)
         return resized
 
     def _smallest(self, conditions: Sequence[Condition]) -> dict[Any, int]:
@@ -224,7 +191,7 @@ class Trials:
         for size in SMALL:
             tried = {symbol: min(start[symbol], 2 if symbol in batch else size) for symbol in symbols}
             shapes = self._shapes({}, tried)
-            if all(condition.holds_at(shapes) for condition in conditions) and self.run(shapes).outcome is Outcome.SAME:
+            if allows(conditions, shapes) and self.run(shapes).outcome is Outcome.SAME:
                 return tried
             if all(size >= start[symbol] for symbol in symbols):
                 break
@@ -260,6 +227,13 @@ class Trials:
             shapes[name] = tuple(point.get((name, axis), size) for axis, size in enumerate(sizes))
         return shapes
 
+    def amid_example(self, shapes: Shapes) -> Shapes:
+        """Shapes in which what others have in common with the smallest is as in the example instead, a batch of one doubled."""
+        usual = self._shapes({})
+        moved = {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape) if size != usual[name][axis]}
+        sizes = {symbol: self._size_of(places[0]) for symbol, places in self._groups().items() if self._is_free(places[0])}
+        return self._shapes(moved, {symbol: 2 if size == 1 else size for symbol, size in sizes.items()})
+
     def _breaking(self, condition: Condition) -> Iterator[Shapes]:
         """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example."""
         sizes = tuple(self._size_of(place) for place in condition.places)
@@ -277,11 +251,19 @@ class Trials:
                 yield self._shapes({}, {**self.base, symbol: size})
         for number in (1, 3):
             yield self._shapes({}, dict.fromkeys(start, number))
+        yield from self._spread_apart()
         far = {symbol: n + n // 2 + 1 for symbol, n in start.items()}
         for sizes in (self.base, far, {**start, **{symbol: size + 1 for symbol, size in start.items() if size > 2}}):
             shapes = self._shapes({}, sizes)
-            if all(condition.holds_at(shapes) for condition in conditions):
+            if allows(conditions, shapes):
                 yield shapes
+
+    def _spread_apart(self) -> Iterator[Shapes]:
+        """Axes of one item, which tracing does not leave free, with more: those of one number in all inputs, and all of them."""
+        single = [place for place in itertools.chain(*self._groups().values()) if self._size_of(place) == 1 and not self._is_free(place)]
+        for number in sorted({axis for _, axis in single}):
+            yield self._shapes({place: 3 for place in single if place[1] == number})
+        yield self._shapes(dict.fromkeys(single, 3))
 
     def _fixing(self, shapes: Shapes) -> list[Condition]:
         """Conditions that the free axes in which these shapes leave the smallest or the example's stay as in the example."""
@@ -300,11 +282,6 @@ class Trials:
     def with_example(self, conditions: Iterable[Condition]) -> list[Condition]:
         """The conditions, allowing the example, for which the model and its trace were seen to give the same: its batch was doubled."""
         return [one if one.holds_at(self.example) else or_point(one, [self._size_of(place) for place in one.places]) for one in conditions]
-
-    def _is_shared(self, condition: Condition) -> bool:
-        """Whether the model refused all that was tried of what breaks a condition."""
-        trials = [trial for trial in self.seen.values() if not condition.holds_at(trial.shapes) and trial.outcome is not Outcome.SKIPPED]
-        return bool(trials) and all(trial.outcome is Outcome.REFUSED for trial in trials)
 
 
 def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:

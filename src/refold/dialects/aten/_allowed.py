@@ -1,0 +1,66 @@
+"""What sizes and dtypes a folded network takes: what tracing asked for, as far as that matters, and what was found to be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows
+from refold.dialects.aten._constants import draws_at_random
+from refold.dialects.aten._guard import TracedInput
+from refold.dialects.aten._retrace import Again, other_allowances
+from refold.dialects.aten._trials import Outcome, Trial, Trials
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Sizes are taken for which all `conditions` hold, or all of one of `others`.
+
+    `trials` are runs of the model and its trace at sizes other than the example's, `dtypes` those with inputs of other dtypes in which both
+    gave the same.
+    """
+
+    conditions: Allowance
+    others: tuple[Allowance, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    dtypes: tuple[tuple[str, torch.dtype, Trial], ...] = ()
+
+    def takes(self, shapes: Shapes) -> bool:
+        """Whether inputs of these shapes are taken."""
+        return any(allows(one, shapes) for one in (self.conditions, *self.others))
+
+    @property
+    def shown(self) -> list[Trial]:
+        """The trials that are taken in which the model and its trace gave the same."""
+        return [trial for trial in self.trials if trial.outcome is Outcome.SAME and self.takes(trial.shapes)]
+
+    @property
+    def refused(self) -> Iterator[tuple[Shapes, Condition]]:
+        """Sizes that the model takes and that are not taken here, with the first condition that they break."""
+        for trial in self.trials:
+            if trial.outcome not in (Outcome.REFUSED, Outcome.SKIPPED) and not self.takes(trial.shapes):
+                yield trial.shapes, next(one for one in self.conditions if not one.holds_at(trial.shapes))
+
+    def told(self) -> Allowed:
+        """The same, with word of those conditions that rule out nothing that the model was seen to take."""
+
+        def is_shared(condition: Condition) -> bool:
+            broken = [one for one in self.trials if one.outcome is not Outcome.SKIPPED and not condition.holds_at(one.shapes)]
+            return bool(broken) and all(one.outcome is Outcome.REFUSED or self.takes(one.shapes) for one in broken)
+
+        return replace(self, conditions=tuple(replace(one, is_shared=is_shared(one)) for one in self.conditions))
+
+
+def find_allowed(trials: Trials, conditions: Sequence[Condition], inputs: Sequence[TracedInput], again: Again | None) -> Allowed:
+    """Run the model beside its trace, and trace it `again`, where that can be done, at sizes that its trace does not allow.
+
+    A program that draws random numbers is not tried, since no two of its runs are alike.
+    """
+    if any(map(draws_at_random, trials.program.graph.nodes)):
+        return Allowed(tuple(trials.with_example(conditions)))
+    kept = trials.settle(conditions)
+    others = () if again is None else tuple(other_allowances(trials, kept, again))
+    dtypes = tuple((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
+    return Allowed(tuple(kept), others, tuple(trial for trial in trials.seen.values() if trial.shapes != trials.example), dtypes)

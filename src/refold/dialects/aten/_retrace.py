@@ -1,0 +1,93 @@
+"""Finds other sizes at which a trace is the model: where the model, traced at sizes that a condition rules out, is the same graph.
+
+Much of what tracing notes is asked by torch itself, or decides nothing: that an axis is not 1, since one of 1 would be spread over others;
+that an axis is as long as a parameter, which one item would be spread over too. Each such group of sizes is traced once more, and where
+the graph is the one that was traced before, what torch noted on the way there is another way to be allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch.utils import _pytree as pytree
+
+from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, or_point
+from refold.dialects.aten._trials import Outcome, Trials
+
+Again: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Allowance | None]"
+"""Traces the model at other inputs; None where it is not known to be the same graph there."""
+
+MOST = 8
+"""Times that a model is traced again."""
+NODES = 2000
+"""Nodes that are traced again in all, since tracing takes its time: networks of more are not."""
+STEPS = (1, 2, 3)
+"""By how much an axis is longer than where a model was traced again, one axis at a time, where model and trace are run."""
+RUNS = 24
+"""Runs of the model for each time that it is traced again."""
+
+
+def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Again) -> list[Allowance]:
+    """Conditions under which the trace is the model as well, at sizes that `conditions` do not all allow and the model takes.
+
+    At each of them model and trace were run at several sizes, and gave the same.
+    """
+    nodes = max(1, len(trials.program.graph.nodes))
+    found: list[Allowance] = []
+    for _, shapes in zip(range(min(MOST, NODES // nodes)), _open(trials, conditions, found), strict=False):
+        trials.limit += RUNS
+        traced = trials.amid_example(shapes)
+        if trials.run(traced).outcome is not Outcome.SAME:
+            traced = shapes
+        args, kwargs = pytree.tree_unflatten(trials.inputs_at(traced), trials.structure)
+        own = again(args, kwargs)
+        if own is None or not allows(own, traced):
+            continue
+        own = _with_single(trials, own, traced)
+        if _agrees(trials, own, shapes):
+            found.append(own)
+    return found
+
+
+def _open(trials: Trials, conditions: Sequence[Condition], found: Sequence[Allowance]) -> Iterator[Shapes]:
+    """Sizes that nothing allows yet although trace and model gave the same, each once.
+
+    Those first that tell most: nothing empty, few axes of one item, which tracing does not leave free; then those nearest to the example.
+    """
+    tried: list[Shapes] = []
+
+    def poverty(shapes: Shapes) -> tuple[int, int, int, int]:
+        sizes = [size for shape in shapes.values() for size in shape]
+        moved = [size for name, shape in shapes.items() for size, usual in zip(shape, trials.example[name], strict=True) if size != usual]
+        return sizes.count(0), sizes.count(1), len(moved), sum(moved)
+
+    while True:
+        same = [trial.shapes for trial in trials.seen.values() if trial.outcome is Outcome.SAME and trial.shapes not in tried]
+        candidates = [shapes for shapes in same if not any(allows(one, shapes) for one in (conditions, *found))]
+        if not candidates:
+            return
+        tried.append(min(candidates, key=poverty))
+        yield tried[-1]
+
+
+def _with_single(trials: Trials, own: Allowance, traced: Shapes) -> Allowance:
+    """The conditions, allowing a batch of one as well where that of the example was doubled and one gives the same."""
+    shapes = {
+        name: (1, *shape[1:]) if shape and trials.example[name][0] == 1 and shape[0] == 2 else shape for name, shape in traced.items()
+    }
+    if shapes == traced or trials.run(shapes).outcome is not Outcome.SAME:
+        return own
+    return tuple(one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in own)
+
+
+def _agrees(trials: Trials, own: Allowance, start: Shapes) -> bool:
+    """Whether model and trace give the same at sizes around those, wherever the model runs."""
+    for name, shape in start.items():
+        for axis, size in enumerate(shape):
+            for step in STEPS:
+                shapes = {**start, name: (*shape[:axis], size + step, *shape[axis + 1 :])}
+                if allows(own, shapes):
+                    trials.run(shapes)
+    outcomes = {trial.outcome for trial in trials.seen.values() if allows(own, trial.shapes)}
+    return outcomes <= {Outcome.SAME, Outcome.REFUSED, Outcome.SKIPPED}
