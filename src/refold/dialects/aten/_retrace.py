@@ -45,6 +45,10 @@ def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Aga
         if own is None or not allows(own, traced):
             continue
         own = _with_single(trials, own, traced)
+        for condition in own:
+            if condition not in conditions:
+                for broken in trials.breaking(condition, shapes):
+                    trials.run(broken)
         if _agrees(trials, own, shapes):
             found.append(own)
     return found

@@ -91,7 +91,7 @@ class Trials:
         """The conditions that are to be checked, the plainest first, and axes that have to be fixed besides."""
         self.base = self._smallest(conditions)
         for condition in conditions:
-            for shapes in self._breaking(condition):
+            for shapes in self.breaking(condition):
                 self.run(shapes)
         for shapes in self._probes(conditions):
             self.run(shapes)
@@ -234,13 +234,13 @@ class Trials:
         sizes = {symbol: self._size_of(places[0]) for symbol, places in self._groups().items() if self._is_free(places[0])}
         return self._shapes(moved, {symbol: 2 if size == 1 else size for symbol, size in sizes.items()})
 
-    def _breaking(self, condition: Condition) -> Iterator[Shapes]:
-        """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example."""
+    def breaking(self, condition: Condition, start: Shapes | None = None) -> Iterator[Shapes]:
+        """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example; or like `start`."""
         sizes = tuple(self._size_of(place) for place in condition.places)
         points = _broken(condition, sizes)
         near = sorted(points, key=lambda point: sum(abs(one - size) for one, size in zip(point, sizes, strict=True)))
         for point in dict.fromkeys([*points[:TRIED], *near[:TRIED]]):
-            yield self._shapes(dict(zip(condition.places, point, strict=True)))
+            yield self._shapes({**_sizes(start or {}), **dict(zip(condition.places, point, strict=True))})
 
     def _probes(self, conditions: Sequence[Condition]) -> Iterator[Shapes]:
         """Each free size by itself: empty, one, small and far ones, the example's neighbours; and all of them at once."""
@@ -282,6 +282,10 @@ class Trials:
     def with_example(self, conditions: Iterable[Condition]) -> list[Condition]:
         """The conditions, allowing the example, for which the model and its trace were seen to give the same: its batch was doubled."""
         return [one if one.holds_at(self.example) else or_point(one, [self._size_of(place) for place in one.places]) for one in conditions]
+
+
+def _sizes(shapes: Shapes) -> dict[Place, int]:
+    return {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape)}
 
 
 def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
