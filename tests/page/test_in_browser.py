@@ -48,7 +48,9 @@ def test_the_headline(browser: Browser, measured: Run) -> None:
     assert tiles["largest difference"] == (three(said["certificate"]["largest_difference"]), "of the output's scale")
     assert len(tiles) == 5 + len(said["latency"]["ratios"]) > 5
     elsewhere = sum(check["refusal"] is None for check in said["certificate"]["sizes"])
-    assert browser.texts(".verdict") == [f"Same function: {len(said['folds'])} folds proven in float64, 1 output compared (and at {elsewhere} other sizes)"]
+    assert browser.texts(".verdict") == [
+        f"Same function: {len(said['folds'])} folds proven in float64, 1 output compared (and at {elsewhere} other sizes)"
+    ]
     assert browser.texts("header .muted") == [f"Written to out.onnx, {said['bytes']:,} bytes."]
 
 

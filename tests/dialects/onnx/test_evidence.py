@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 from onnx.reference.op_run import OpRun
 
 import refold
@@ -128,3 +128,47 @@ def test_inputs_that_are_made_up_are_of_a_size_that_a_machine_holds() -> None:
 def test_sizes_that_a_model_states_are_kept_however_large() -> None:
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], {}, (1, 2, 1024, 1024))
     assert [feeds["x"].shape for feeds in _run.generated_feeds(model, 0)] == [(1, 2, 1024, 1024)]
+
+
+def with_types(model: ModelProto, *elem_types: int) -> ModelProto:
+    """The model with its outputs of these types."""
+    for output, elem_type in zip(model.graph.output, elem_types, strict=True):
+        output.type.tensor_type.elem_type = elem_type
+    return model
+
+
+def widened_after(factor: float = 1.0) -> ModelProto:
+    """An output in float64 of a block in float32."""
+    nodes, constants = rep_block(y="r")
+    constants["three.weight"] = constants["three.weight"] * np.float32(factor)
+    nodes += [helper.make_node("Sigmoid", ["r"], ["s"]), helper.make_node("Cast", ["s"], ["y"], to=TensorProto.DOUBLE)]
+    return with_types(model_of(nodes, constants), TensorProto.DOUBLE)
+
+
+def test_an_output_that_was_cast_to_float64_is_as_coarse_as_what_was_cast() -> None:
+    """Also where moving the inputs by a rounding happens not to move it, as it may one number."""
+    for seed in range(24):
+        nodes, constants = rep_block(y="r")
+        nodes += [helper.make_node("ReduceMax", ["r"], ["m"], keepdims=0), helper.make_node("Cast", ["m"], ["y"], to=TensorProto.DOUBLE)]
+        model = with_types(model_of(nodes, constants, (1, 4, 1, 1)), TensorProto.DOUBLE)
+        certificate = refold.fold(model, {"x": random(1, 4, 1, 1, seed=seed)}).report.certificate
+        assert certificate is not None
+        assert certificate.passed
+    assert not refold.verify(widened_after(), widened_after(1.0001), X).passed
+
+
+def test_rounding_begins_where_numbers_are_worked_out_and_passes_no_whole_numbers() -> None:
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]), node("Cast", ["t"], ["wide"], to=TensorProto.DOUBLE),
+        node("Mul", ["wide", "two"], ["exact"]), node("Tanh", ["x"], ["tanh"]), node("Cast", ["tanh"], ["half"], to=TensorProto.FLOAT16),
+        node("ArgMax", ["tanh"], ["places"], axis=1), node("Cast", ["places"], ["counted"], to=TensorProto.DOUBLE),
+        node("Cast", ["half"], ["again"], to=TensorProto.DOUBLE), node("Cast", ["wide"], ["narrow"], to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    outputs = ("exact", "half", "places", "counted", "again", "narrow")
+    kinds = (TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.DOUBLE, TensorProto.FLOAT)
+    model = with_types(model_of(nodes, {"two": np.float64(2.0)}, outputs=outputs), *kinds)
+    found = OnnxModel(model).roundings
+    assert found == {
+        "exact": 2.0**-53, "half": 2.0**-11, "places": 0.0, "counted": 2.0**-53, "again": 2.0**-11, "narrow": 2.0**-24,
+    }  # fmt: skip

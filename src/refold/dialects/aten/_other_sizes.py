@@ -72,7 +72,7 @@ def with_dtypes(source: AtenModel, module: torch.nn.Module, guard: SizeGuard) ->
             continue
         finally:
             guard.inputs = inputs
-        evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest)
+        evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest, source.roundings)
         if all(check.passed for check in judge_outputs(evidence)):
             taken.setdefault(name, []).append(dtype)
     for one in inputs:
@@ -87,7 +87,7 @@ def compared_elsewhere(source: AtenModel, module: torch.nn.Module, conditions: S
         folded = pytree.tree_leaves(run(module, args, kwargs))
         longest = source.longest
         if is_explained(trial.outputs, folded, longest):
-            evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, longest)
+            evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, longest, source.roundings)
         else:
             evidence = compared(source, module, (args, kwargs))
         yield SizeEvidence(trial.shapes, tuple(evidence))
