@@ -69,7 +69,8 @@ class OnnxModel:
         self._given = _merged(self._source.skeleton, example, kwargs)
         self._notes: list[str] = []
         self._runs: Background[list[tuple[Feeds, list[Any]]]] | None = None
-        top, complaint = make_scopes(self._source.skeleton)
+        given = {name: array.shape for name, array in (self._given or {}).items()}
+        top, complaint = make_scopes(self._source.skeleton, given=given)
         demand_valid(self._source, top, complaint)
         self._top = measured(self._source, top)
         if complaint is not None:
