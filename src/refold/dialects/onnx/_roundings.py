@@ -23,8 +23,8 @@ def roundings(top: Scope) -> dict[str, float]:
         within = inner.get(id(node), [])
         read = {*node.input, *(name for scope in within for name in scope.captured())}
         passed = max((units.get(name, 0.0) for name in read), default=0.0)
-        for scope in (one for scope in within for one in scope.all()):
-            passed = max([passed, *(_unit(scope, name) for name in scope.producers)])
+        for one in (one for scope in within for one in scope.all()):
+            passed = max([passed, *(_unit(one, name) for name in one.producers)])
         for name in filter(None, node.output):
             own = _unit(top, name)
             units[name] = (max(passed, own) if _is_rounded(node, top, own) else passed) if own else 0.0
