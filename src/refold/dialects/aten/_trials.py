@@ -29,6 +29,8 @@ Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 SCANNED = 256
 """Sizes up to which a relation of one axis is looked at one by one."""
+POINTS = 1 << 16
+"""Choices of sizes of several axes that are looked at."""
 FAR = (300, 511, 512, 513, 1000, 4095, 4096, 65_536, 10**6, 2**31)
 """Sizes beyond, at which it is looked at too."""
 TRIED = 3
@@ -331,8 +333,20 @@ def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition
     """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; `sizes` are those of the example."""
     told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
     axes = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
-    points = (point for point in itertools.product(*axes) if not condition.holds(point))
+    points = (point for point in _points(axes, sizes) if not condition.holds(point))
     return sorted((point for point in points if all(one.holds([point[at] for at in places]) for one, places in told)), key=math.prod)
+
+
+def _points(axes: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All choices of a size of each axis; of many axes, those where as many at once leave the example's as keep the choices few."""
+
+    counts = [1]  # of choices, by how many axes take any of their sizes
+    for axis in axes:
+        counts = [more + len(axis) * fewer for more, fewer in zip([*counts, 0], [0, *counts], strict=True)]
+    moved = next((number - 1 for number in range(2, len(counts)) if counts[number] > POINTS), len(axes))
+    chosen = itertools.combinations(range(len(axes)), moved)
+    every = ([axes[place] if place in places else [size] for place, size in enumerate(sizes)] for places in chosen)
+    yield from dict.fromkeys(point for one in every for point in itertools.product(*one))
 
 
 def _looked_at(sizes: Sequence[int], numbers: set[int]) -> list[list[int]]:
