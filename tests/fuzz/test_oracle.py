@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,32 @@ def test_the_judge_grants_rounding_and_no_more() -> None:
     assert said(100 * unit) is not None
     assert said(100 * unit, noise=100 * unit) is None
     assert complaint([x], [x, x], ["float32"], 4, lambda: None, lambda: [0.0]) == "2 outputs instead of 1"
+
+
+def cancelling(*more: Step) -> Recipe:
+    """A network in float64 that is left with a small part of the numbers that it works with."""
+    steps = (Step("number", (0,), {"act": "add", "number": 1000.0}), Step("number", (1,), {"act": "sub", "number": 1000.0}))
+    return Recipe("torch", 7, (Input("float64", (2, 3, 6), ("n", "c", "t")),), (*steps, *more), (2 + len(more),))
+
+
+def judged(recipe: Recipe, off: float) -> Outcome:
+    model, outcome = Network(recipe).eval(), Outcome()
+    compare(recipe, model, Off(model, lambda x: True, lambda y: y + off), outcome)
+    assert model.roundings is None
+    assert outcome.sizes > 0
+    return outcome
+
+
+def test_the_judge_grants_what_roundings_on_the_way_make_and_no_more() -> None:
+    assert judged(cancelling(), 1000 * 2.0**-53).category == "same"
+    assert judged(cancelling(), 1e-9).category == "wrong"
+
+
+def test_a_network_that_writes_in_place_keeps_writing_where_it_is_moved_by_roundings() -> None:
+    """A value that was moved is another tensor: what is written to it would be lost, and the difference be taken for rounding."""
+    same, write = Step("unary", (2,), {"function": "contiguous"}), Step("write_", (3, 3), {"how": "add", "whole": True, "axis": 1})
+    recipe = replace(cancelling(same, write), outputs=(2,))
+    assert judged(recipe, 1e-9).category == "wrong"
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])

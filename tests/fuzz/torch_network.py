@@ -24,12 +24,16 @@ class Scope(nn.Module):
 
 
 class Network(nn.Module):
-    """The network of a recipe; `wide` has float64 for every float dtype, in weights and in casts."""
+    """The network of a recipe; `wide` has float64 for every float dtype, in weights and in casts.
+
+    Where `roundings` is set, what each step makes is a rounding off, up or down as that draws.
+    """
 
     def __init__(self, recipe: Recipe, *, wide: bool = False) -> None:
         super().__init__()
         self.recipe = recipe
         self.wide = wide
+        self.roundings: torch.Generator | None = None
         for step in recipe.steps:
             self.prepare(step)
 
@@ -89,7 +93,8 @@ class Network(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         values = list(inputs)
         for step in self.recipe.steps:
-            values.append(self.step(step, [values[one] for one in step.reads]))
+            made = self.step(step, [values[one] for one in step.reads])
+            values.append(made if self.roundings is None else moved(made, self.roundings))
         results = [values[one] for one in self.recipe.outputs]
         match self.recipe.options.get("outputs", "tensor"):
             case "dict":
@@ -195,6 +200,14 @@ def operator(
 ) -> None:
     """Enter an operator in the table."""
     OPERATORS[name] = Operator(propose, apply, make, weight, branches)
+
+
+def moved(one: Any, generator: torch.Generator) -> Any:
+    """A tensor of floats with each of its numbers a rounding off, up or down; anything else as it is."""
+    if not isinstance(one, Tensor) or not one.is_floating_point():
+        return one
+    signs = torch.randint(0, 2, one.shape, generator=generator).to(one.dtype) * 2 - 1
+    return one * (1 + signs * torch.finfo(one.dtype).eps)
 
 
 def dtype_name(x: Tensor) -> str:

@@ -244,10 +244,13 @@ def test_an_axis_of_one_item_is_not_taken_for_free() -> None:
         lambda net, x, y: net.norm(net.conv(x)) + y.transpose(2, 3).mean(2, keepdim=True), conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)
     )
     folded = refold.fold(model.eval(), (torch.randn(2, 3, 6, 6), torch.randn(2, 4, 1, 1))).model
+    for shape in ((2, 4, 6, 1), (2, 4, 1, 3)):
+        inputs = torch.randn(2, 3, 6, 6), torch.randn(shape)
+        torch.testing.assert_close(folded(*inputs), model(*inputs))
     with pytest.raises(
         ValueError, match="axis 2 of `inputs_1` is 6, but the network was traced for inputs where axis 2 of `inputs_1` is 1"
     ):
-        folded(torch.randn(2, 3, 6, 6), torch.randn(2, 4, 6, 1))
+        folded(torch.randn(2, 3, 6, 6), torch.randn(2, 4, 6, 5))
 
 
 class Kind(enum.Enum):

@@ -12,6 +12,7 @@ import refold
 from refold.dialects.aten._compare import compared
 from refold.dialects.aten._model import AtenModel
 from refold.verification import judge_output
+from tests.dialects.aten.nets import Net, conv, conv_norm, settled
 
 GAIN = 4.0
 
@@ -69,3 +70,38 @@ def test_a_program_that_is_not_the_model_is_no_truth_of_it() -> None:
     (wrong,) = compared(source, other)
     assert wrong.truth is None
     assert not judge_output(wrong).passed
+
+
+def widened_after(act: nn.Module) -> nn.Module:
+    """An output in float64 of layers in float32."""
+    return Net(lambda s, x: s.act(s.layers(x)).double(), layers=conv_norm(), act=act).eval()
+
+
+def test_an_output_that_was_cast_to_float64_is_as_coarse_as_what_was_cast(seed: int) -> None:
+    x = torch.randn(2, 4, 8, 8)
+    for _ in range(4):
+        certificate = refold.fold(settled(widened_after(nn.SiLU()), torch.float32), (x,)).report.certificate
+        assert certificate is not None
+        assert certificate.passed
+
+
+def test_it_is_no_coarser_than_that(seed: int) -> None:
+    model, x = settled(widened_after(nn.SiLU()), torch.float32), torch.randn(2, 4, 8, 8)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.layers[0].weight[0, 0, 1, 1] += 1e-4  # type: ignore[index, union-attr]
+    assert refold.verify(model, copy.deepcopy(model), (x,)).passed
+    assert not refold.verify(model, other, (x,)).passed
+
+
+def test_what_is_only_read_in_float32_rounds_nothing(seed: int) -> None:
+    """Rounding begins where numbers are worked out: not at inputs and weights, which float64 holds exactly, nor where they are viewed."""
+    layer = conv().double()
+    model = Net(lambda s, x: torch.relu(s.layer(x.permute(0, 1, 3, 2).double())), layer=layer).eval()
+    assert AtenModel(model, (torch.randn(2, 4, 8, 8),)).roundings == [2.0**-53]
+
+
+def test_roundings_pass_floats_and_no_whole_numbers(seed: int) -> None:
+    table = torch.randn(8, dtype=torch.float64)
+    model = Net(lambda s, x: (torch.tanh(x).half(), (x * 3.0).argmax(1), s.table[(x * 3.0).argmax(1)], x.double() * 3.0), table=table)
+    assert AtenModel(model.eval(), (torch.randn(2, 8),)).roundings == [2.0**-11, 0.0, 2.0**-53, 2.0**-53]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import refold
+from refold.dialects.aten._trials import POINTS, _points
 
 Sizes = tuple[int, int, int, int]
 
@@ -53,3 +55,33 @@ def test_a_plain_network_takes_every_size() -> None:
     for sizes in ((1, 3, 8, 6), (2, 3, 1, 6), (2, 3, 8, 1), (1, 3, 1, 1)):
         x = torch.randn(*sizes)
         torch.testing.assert_close(result.model(x), model(x))
+
+
+@pytest.mark.parametrize(("axes", "at_once"), [(0, 0), (1, 1), (3, 3), (4, 4), (5, 3), (9, 2), (300, 1)])
+def test_of_many_axes_so_many_leave_the_example_at_once_that_they_are_soon_looked_at(axes: int, at_once: int) -> None:
+    sizes = [8] * axes
+    points = list(_points([[0, 1, 2, 3, 5, 7, 8, 9, 33, 257, 4096]] * axes, sizes))
+    assert len(points) == len(set(points)) <= POINTS
+    assert max(sum(one != 8 for one in point) for point in points) == at_once
+    assert len(points) == sum(math.comb(axes, moved) * 10**moved for moved in range(at_once + 1))
+
+
+def test_a_relation_of_many_axes_is_settled(seed: int) -> None:
+    """As stacking two inputs of five axes asks for: a relation of nine axes at once, of which no one can look at every choice."""
+
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm3d(8)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x, self.norm(y), y], 1) * 2.0
+
+    inputs = torch.randn(2, 8, 3, 4, 5), torch.randn(2, 8, 3, 4, 5)
+    model = Stacked().eval()
+    folded = refold.fold(model, inputs).model
+    for shape in ((1, 8, 3, 4, 5), (2, 8, 5, 3, 7)):
+        others = torch.randn(shape), torch.randn(shape)
+        torch.testing.assert_close(folded(*others), model(*others))
+    with pytest.raises((ValueError, RuntimeError)):
+        folded(torch.randn(2, 8, 3, 4, 5), torch.randn(2, 8, 3, 4, 6))

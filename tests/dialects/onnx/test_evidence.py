@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 from onnx.reference.op_run import OpRun
 
 import refold
@@ -128,3 +128,91 @@ def test_inputs_that_are_made_up_are_of_a_size_that_a_machine_holds() -> None:
 def test_sizes_that_a_model_states_are_kept_however_large() -> None:
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], {}, (1, 2, 1024, 1024))
     assert [feeds["x"].shape for feeds in _run.generated_feeds(model, 0)] == [(1, 2, 1024, 1024)]
+
+
+def with_types(model: ModelProto, *elem_types: int) -> ModelProto:
+    """The model with its outputs of these types."""
+    for output, elem_type in zip(model.graph.output, elem_types, strict=True):
+        output.type.tensor_type.elem_type = elem_type
+    return model
+
+
+def widened_after(factor: float = 1.0) -> ModelProto:
+    """An output in float64 of a block in float32."""
+    nodes, constants = rep_block(y="r")
+    constants["three.weight"] = constants["three.weight"] * np.float32(factor)
+    nodes += [helper.make_node("Sigmoid", ["r"], ["s"]), helper.make_node("Cast", ["s"], ["y"], to=TensorProto.DOUBLE)]
+    return with_types(model_of(nodes, constants), TensorProto.DOUBLE)
+
+
+def test_an_output_that_was_cast_to_float64_is_as_coarse_as_what_was_cast() -> None:
+    """Also where moving the inputs by a rounding happens not to move it, as it may one number."""
+    for seed in range(24):
+        nodes, constants = rep_block(y="r")
+        nodes += [helper.make_node("ReduceMax", ["r"], ["m"], keepdims=0), helper.make_node("Cast", ["m"], ["y"], to=TensorProto.DOUBLE)]
+        model = with_types(model_of(nodes, constants, (1, 4, 1, 1)), TensorProto.DOUBLE)
+        certificate = refold.fold(model, {"x": random(1, 4, 1, 1, seed=seed)}).report.certificate
+        assert certificate is not None
+        assert certificate.passed
+    assert not refold.verify(widened_after(), widened_after(1.0001), X).passed
+
+
+def test_rounding_begins_where_numbers_are_worked_out_and_passes_no_whole_numbers() -> None:
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]), node("Cast", ["t"], ["wide"], to=TensorProto.DOUBLE),
+        node("Mul", ["wide", "two"], ["exact"]), node("Tanh", ["x"], ["tanh"]), node("Cast", ["tanh"], ["half"], to=TensorProto.FLOAT16),
+        node("ArgMax", ["tanh"], ["places"], axis=1), node("Cast", ["places"], ["counted"], to=TensorProto.DOUBLE),
+        node("Cast", ["half"], ["again"], to=TensorProto.DOUBLE), node("Cast", ["wide"], ["narrow"], to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    outputs = ("exact", "half", "places", "counted", "again", "narrow")
+    kinds = (TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.DOUBLE, TensorProto.FLOAT)
+    model = with_types(model_of(nodes, {"two": np.float64(2.0)}, outputs=outputs), *kinds)
+    found = OnnxModel(model).roundings
+    assert found == {
+        "exact": 2.0**-53, "half": 2.0**-11, "places": 0.0, "counted": 2.0**-53, "again": 2.0**-11, "narrow": 2.0**-24,
+    }  # fmt: skip
+
+
+def looped(turns: int, factor: float = 1.0, *, is_stored: bool = True) -> ModelProto:
+    """A block, scaled in a loop by a number that the graph in it holds, and by another in a branch within that."""
+    nodes, constants = rep_block(y="r")
+    constants["three.weight"] = constants["three.weight"] * np.float32(factor)
+    node, info = helper.make_node, helper.make_tensor_value_info
+    third = helper.make_tensor("third", TensorProto.FLOAT, [], [1 / 3])
+
+    def branch(name: str) -> GraphProto:
+        made = [node("Constant", [], [f"{name}.c"], value=third), node("Mul", ["state", f"{name}.c"], [f"{name}.y"])]
+        return helper.make_graph(made, name, [], [info(f"{name}.y", TensorProto.FLOAT, None)])
+
+    inside = [
+        node("Identity", ["go"], ["on"]), node("If", ["go"], ["both"], then_branch=branch("then"), else_branch=branch("otherwise")),
+        node("Mul", ["both", "tenth"], ["next"]),
+    ]  # fmt: skip
+    body = helper.make_graph(
+        inside, "body",
+        [info("turn", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("state", TensorProto.FLOAT, None)],
+        [info("on", TensorProto.BOOL, []), info("next", TensorProto.FLOAT, None)],
+        [helper.make_tensor("tenth", TensorProto.FLOAT, [], [0.1])],
+    )  # fmt: skip
+    constants |= {"times": np.array(turns), "yes": np.array(True), "no": np.array(0)}
+    nodes += [
+        node("Add", ["times", "no"], ["worked.out"]),
+        node("Loop", ["times" if is_stored else "worked.out", "yes", "r"], ["y"], body=body),
+    ]
+    return model_of(nodes, constants)
+
+
+def test_the_truth_goes_into_graphs_within_the_graph() -> None:
+    """With the numbers that these hold in float64 as well: what is left between it and the model is the model's own rounding."""
+    (output,) = refold.verify(looped(2), looped(2), X).outputs
+    assert output.passed
+    assert output.original_error is not None
+    assert 0 < output.original_error < 2.0**-21 * output.scale
+    assert not refold.verify(looped(2), looped(2, 1.001), X).passed
+
+
+@pytest.mark.parametrize(("turns", "is_stored"), [(_run.TURNS + 1, True), (2, False)])
+def test_a_loop_of_many_turns_or_of_nobody_knows_how_many_has_no_truth(turns: int, is_stored: bool) -> None:
+    (output,) = refold.verify(looped(turns, is_stored=is_stored), looped(turns, is_stored=is_stored), X).outputs
+    assert output.original_error is None

@@ -13,6 +13,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 import refold
+from refold.dialects.onnx import OnnxModel
 from refold.folding import FoldResult
 from tests.dialects.onnx.models import batch_norm, kinds, model_of, random, rep_block, run
 
@@ -233,3 +234,33 @@ def test_a_node_that_stays_is_counted() -> None:
     report = refold.fold(model).report
     assert [refusal.law for refusal in report.refusals] == ["rounding"]
     assert report.after.multiply_adds == report.before.multiply_adds
+
+
+def test_the_sizes_of_the_example_are_those_of_the_inputs_that_are_given() -> None:
+    """None of the sizes that would be tried fits the stored matrix, and what is averaged over is as large as the rest makes it."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "m"], ["p"]), node("Conv", ["x", "w"], ["c"], strides=[3, 3]), node("GlobalAveragePool", ["c"], ["a"]),
+        node("Mul", ["a", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {"m": random(12, 2), "w": random(6, 4, 5, 5), "s": np.float32(3)}
+    model = model_of(nodes, constants, ("N", 4, 6, "W"), outputs=("y", "p"))
+    given = {"x": random(2, 4, 6, 12)}
+    assert OnnxModel(model, given).graph.values["c"].example == (2, 6, 1, 3)
+    certificate = refold.fold(model, given).report.certificate
+    assert certificate is not None
+    assert certificate.passed
+
+
+def test_sizes_that_operators_around_a_value_fix_are_fixed_for_the_proof() -> None:
+    """Inference leaves the last axis free; the padding follows from its size all the same."""
+    nodes = [
+        helper.make_node("Max", ["x", "other"], ["m"]), helper.make_node("Conv", ["m", "w"], ["c"], auto_pad="SAME_LOWER", strides=[3, 3]),
+        helper.make_node("Mul", ["c", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {"other": random(2, 4, 6, 6), "w": random(6, 4, 5, 5), "s": np.float32(3)}
+    model = model_of(nodes, constants, (2, 4, 6, "W"), opset=7, ir_version=4)
+    assert OnnxModel(model).graph.values["m"].shape == (2, 4, 6, 6)
+    certificate = refold.fold(model, {"x": random(2, 4, 6, 6)}).report.certificate
+    assert certificate is not None
+    assert certificate.passed

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows
+from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, own_conditions
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._retrace import Again, other_allowances
@@ -48,7 +48,12 @@ class Allowed:
 
         def is_shared(condition: Condition) -> bool:
             broken = [one for one in self.trials if one.outcome is not Outcome.SKIPPED and not condition.holds_at(one.shapes)]
-            return bool(broken) and all(one.outcome is Outcome.REFUSED or self.takes(one.shapes) for one in broken)
+            if not broken or not all(one.outcome is Outcome.REFUSED or self.takes(one.shapes) for one in broken):
+                return False
+            # Where another list allows what this condition rules out, that its own conditions matter was looked for as well.
+            allowing = [other for other in self.others if any(allows(other, one.shapes) for one in broken)]
+            asked = [one for other in allowing for one in own_conditions(other, self.conditions)]
+            return all(any(not one.holds_at(trial.shapes) for trial in broken) for one in asked)
 
         return replace(self, conditions=tuple(replace(one, is_shared=is_shared(one)) for one in self.conditions))
 

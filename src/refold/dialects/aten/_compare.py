@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._constants import draws_at_random
+from refold.dialects.aten._roundings import unit
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._trace import run
 from refold.errors import FoldError
@@ -38,7 +39,7 @@ def compared(source: AtenModel, other: torch.nn.Module | ExportedProgram, inputs
     truths = _truths(source, inputs, mine, source.longest)
     runs = _own_runs(source, inputs, mine, folded, source.longest)
     names = [pytree.keystr(path) or "output" for path, _ in original]
-    yield from output_evidence(names, mine, folded, source.longest, truths, runs)
+    yield from output_evidence(names, mine, folded, source.longest, source.roundings, truths, runs)
 
 
 def output_evidence(
@@ -46,17 +47,23 @@ def output_evidence(
     original: Sequence[Any],
     folded: Sequence[Any],
     longest: int,
+    roundings: Sequence[float],
     truths: Sequence[Any] | None = None,
     runs: Sequence[Sequence[Any]] = (),
 ) -> Iterator[OutputEvidence]:
-    """Each output that is a tensor, with what is known of its truth and of what rounding alone makes of it."""
-    for name, mine, theirs, truth, *own in zip(names, original, folded, truths or [None] * len(folded), *runs, strict=True):
+    """Each output that is a tensor, with what is known of its truth and of what rounding alone makes of it.
+
+    `roundings` are those of what is worked out on the way to each, which may be coarser than its own: an output that was cast to float64.
+    """
+    known = truths or [None] * len(folded)
+    for name, mine, theirs, rounding, truth, *own in zip(names, original, folded, roundings, known, *runs, strict=True):
         if isinstance(mine, torch.Tensor):
             if mine.is_complex():
                 mine, theirs, truth, *own = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth, *own))
             others = tuple(one.detach() for one in own if one.shape == mine.shape)
             noise = max((_distance(mine, one) for one in others), default=0.0)
-            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, _unit(mine), longest, noise, others)
+            coarsest = max(unit(mine), rounding) if unit(mine) else 0.0
+            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, coarsest, longest, noise, others)
 
 
 def _truths(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], length: int) -> list[Any] | None:
@@ -84,7 +91,7 @@ def _truths(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], length: i
 def is_explained(outputs: Sequence[Any], others: Sequence[Any], length: int) -> bool:
     """Whether outputs differ by no more than the roundings of sums of this length make."""
     explained = FACTOR * math.sqrt(max(1, length))
-    return all(_distance(mine, other) <= explained * _unit(mine) * _largest(mine) for mine, other in zip(outputs, others, strict=True))
+    return all(_distance(mine, other) <= explained * unit(mine) * _largest(mine) for mine, other in zip(outputs, others, strict=True))
 
 
 def _own_runs(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], folded: Sequence[Any], length: int) -> list[list[Any]]:
@@ -127,8 +134,3 @@ def _distance(one: Any, other: Any) -> float:
 
 def _largest(output: Any) -> float:
     return _distance(output, torch.zeros_like(output)) if isinstance(output, torch.Tensor) else 0.0
-
-
-def _unit(output: Any) -> float:
-    """The unit roundoff of an output, or 0 where it has none."""
-    return torch.finfo(output.dtype).eps / 2 if isinstance(output, torch.Tensor) and output.is_floating_point() else 0.0

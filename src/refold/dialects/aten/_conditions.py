@@ -91,6 +91,12 @@ def allows(conditions: Iterable[Condition], shapes: Mapping[str, Sequence[int]])
     return all(one.holds_at(shapes) for one in conditions)
 
 
+def own_conditions(allowance: Allowance, others: Iterable[Condition]) -> list[Condition]:
+    """The conditions of a list that are none of the others."""
+    known = {(other.tree, other.places) for other in others}
+    return [one for one in allowance if (one.tree, one.places) not in known]
+
+
 def fixed_size(name: str, axis: int, size: int) -> Condition:
     """The condition that an axis has one size.
 

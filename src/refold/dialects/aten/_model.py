@@ -27,6 +27,7 @@ from refold.dialects.aten._other_sizes import compared_elsewhere, is_borne_out, 
 from refold.dialects.aten._paths import Paths
 from refold.dialects.aten._prove import region_evidence
 from refold.dialects.aten._read import operation, read_graph
+from refold.dialects.aten._roundings import roundings
 from refold.dialects.aten._save import save
 from refold.dialects.aten._ship import ship_exported, ship_onnx
 from refold.dialects.aten._sizes import symbols_of
@@ -80,6 +81,11 @@ class AtenModel:
     def longest(self) -> int:
         """Numbers that are summed one after another from the inputs to the outputs."""
         return sum(node.longest_sum for node in self.graph.linear())
+
+    @cached_property
+    def roundings(self) -> list[float]:
+        """The unit roundoff of each output: of the narrowest floats that it is worked out from."""
+        return roundings(self.traced.program)
 
     @property
     def notes(self) -> tuple[str, ...]:

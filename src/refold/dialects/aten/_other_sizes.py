@@ -74,7 +74,7 @@ def _evidence(source: AtenModel, module: torch.nn.Module, trial: Trial) -> Itera
     args, kwargs = _inputs(source, trial)
     folded = pytree.tree_leaves(run(module, args, kwargs))
     if is_explained(trial.outputs, folded, source.longest):
-        return output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest)
+        return output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest, source.roundings)
     return tuple(compared(source, module, (args, kwargs)))
 
 
@@ -96,7 +96,7 @@ def with_dtypes(
             continue
         finally:
             guard.inputs = inputs
-        evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest)
+        evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest, source.roundings)
         if all(check.passed for check in judge_outputs(evidence)):
             taken.setdefault(name, []).append(dtype)
     for one in inputs:

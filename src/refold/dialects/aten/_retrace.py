@@ -7,13 +7,14 @@ the graph is the one that was traced before, what torch noted on the way there i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, or_point
-from refold.dialects.aten._trials import Outcome, Trials
+from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, or_point, own_conditions
+from refold.dialects.aten._trials import Outcome, Trials, broken_together
 
 Again: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Allowance | None]"
 """Traces the model at other inputs; None where it is not known to be the same graph there."""
@@ -24,8 +25,10 @@ NODES = 2000
 """Nodes that are traced again in all, since tracing takes its time: networks of more are not."""
 STEPS = (1, 2, 3)
 """By how much an axis is longer than where a model was traced again, one axis at a time, where model and trace are run."""
-RUNS = 24
+RUNS = 32
 """Runs of the model for each time that it is traced again."""
+TOGETHER = 2
+"""Sizes at which two conditions are broken at once."""
 
 
 def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Again) -> list[Allowance]:
@@ -45,10 +48,7 @@ def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Aga
         if own is None or not allows(own, traced):
             continue
         own = _with_single(trials, own, traced)
-        for condition in own:
-            if condition not in conditions:
-                for broken in trials.breaking(condition, shapes):
-                    trials.run(broken)
+        _run_where_neither_holds(trials, conditions, own, traced)
         if _agrees(trials, own, shapes):
             found.append(own)
     return found
@@ -83,6 +83,15 @@ def _with_single(trials: Trials, own: Allowance, traced: Shapes) -> Allowance:
     if shapes == traced or trials.run(shapes).outcome is not Outcome.SAME:
         return own
     return tuple(one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in own)
+
+
+def _run_where_neither_holds(trials: Trials, conditions: Sequence[Condition], own: Allowance, traced: Shapes) -> None:
+    """Run where a condition is broken and the other list does not allow it either: what one list rules out the other need not allow."""
+    for condition in conditions:
+        if not condition.holds_at(traced):
+            for other in own_conditions(own, conditions):
+                for point in itertools.islice(broken_together(condition, other, trials.example), TOGETHER):
+                    trials.run(trials.shapes_at(point))
 
 
 def _agrees(trials: Trials, own: Allowance, start: Shapes) -> bool:

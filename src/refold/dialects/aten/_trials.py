@@ -26,6 +26,8 @@ from refold.errors import FoldError
 
 SCANNED = 256
 """Sizes up to which a relation of one axis is looked at one by one."""
+POINTS = 1 << 16
+"""Choices of sizes of several axes that are looked at."""
 FAR = (300, 511, 512, 513, 1000, 4095, 4096, 65_536, 10**6, 2**31)
 """Sizes beyond, at which it is looked at too."""
 TRIED = 3
@@ -116,12 +118,12 @@ class Trials:
     def _faults(self) -> list[Trial]:
         """The trials in which the trace was not the model, those first that leave the example in the fewest axes."""
         faults = [trial for trial in self.seen.values() if trial.outcome in (Outcome.DIFFERENT, Outcome.FAILS)]
-        usual = self._shapes({})
+        usual = self.shapes_at({})
         return sorted(faults, key=lambda trial: sum(_moved(trial.shapes[name], usual[name]) for name in usual))
 
     def other_dtypes(self, one: TracedInput) -> Iterator[tuple[torch.dtype, Trial]]:
         """Dtypes that the model takes as well for an input, with its trace giving the same."""
-        shapes = self._shapes({})
+        shapes = self.shapes_at({})
         for dtype in OTHER_DTYPES:
             if dtype is not one.dtype and _may_be_cast(one.dtype, dtype):
                 leaves = self.inputs_at(shapes, {one.name: dtype})
@@ -190,7 +192,7 @@ class Trials:
         start = {symbol: self._size_of(self._groups()[symbol][0]) for symbol in symbols}
         for size in SMALL:
             tried = {symbol: min(start[symbol], 2 if symbol in batch else size) for symbol in symbols}
-            shapes = self._shapes({}, tried)
+            shapes = self.shapes_at({}, tried)
             if allows(conditions, shapes) and self.run(shapes).outcome is Outcome.SAME:
                 return tried
             if all(size >= start[symbol] for symbol in symbols):
@@ -214,7 +216,7 @@ class Trials:
     def _size_of(self, place: Place) -> int:
         return self.example[place[0]][place[1]]
 
-    def _shapes(self, point: Mapping[Place, int], base: Mapping[Any, int] | None = None) -> Shapes:
+    def shapes_at(self, point: Mapping[Place, int], base: Mapping[Any, int] | None = None) -> Shapes:
         """The shapes of all inputs where some axes have these sizes, and those that the trace ties to them follow."""
         values = dict(self.base if base is None else base)
         for (name, axis), size in point.items():
@@ -229,18 +231,18 @@ class Trials:
 
     def amid_example(self, shapes: Shapes) -> Shapes:
         """Shapes in which what others have in common with the smallest is as in the example instead, a batch of one doubled."""
-        usual = self._shapes({})
+        usual = self.shapes_at({})
         moved = {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape) if size != usual[name][axis]}
         sizes = {symbol: self._size_of(places[0]) for symbol, places in self._groups().items() if self._is_free(places[0])}
-        return self._shapes(moved, {symbol: 2 if size == 1 else size for symbol, size in sizes.items()})
+        return self.shapes_at(moved, {symbol: 2 if size == 1 else size for symbol, size in sizes.items()})
 
-    def breaking(self, condition: Condition, start: Shapes | None = None) -> Iterator[Shapes]:
-        """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example; or like `start`."""
+    def breaking(self, condition: Condition) -> Iterator[Shapes]:
+        """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example."""
         sizes = tuple(self._size_of(place) for place in condition.places)
         points = _broken(condition, sizes)
         near = sorted(points, key=lambda point: sum(abs(one - size) for one, size in zip(point, sizes, strict=True)))
         for point in dict.fromkeys([*points[:TRIED], *near[:TRIED]]):
-            yield self._shapes({**_sizes(start or {}), **dict(zip(condition.places, point, strict=True))})
+            yield self.shapes_at(dict(zip(condition.places, point, strict=True)))
 
     def _probes(self, conditions: Sequence[Condition]) -> Iterator[Shapes]:
         """Each free size by itself: empty, one, small and far ones, the example's neighbours; and all of them at once."""
@@ -248,13 +250,13 @@ class Trials:
         for symbol, n in start.items():
             small = self.base[symbol]
             for size in dict.fromkeys((0, 1, small + 1, small + 2, small + 3, 2 * small + 1, n, n + 1, 2 * n - 1)):
-                yield self._shapes({}, {**self.base, symbol: size})
+                yield self.shapes_at({}, {**self.base, symbol: size})
         for number in (1, 3):
-            yield self._shapes({}, dict.fromkeys(start, number))
+            yield self.shapes_at({}, dict.fromkeys(start, number))
         yield from self._spread_apart()
         far = {symbol: n + n // 2 + 1 for symbol, n in start.items()}
         for sizes in (self.base, far, {**start, **{symbol: size + 1 for symbol, size in start.items() if size > 2}}):
-            shapes = self._shapes({}, sizes)
+            shapes = self.shapes_at({}, sizes)
             if allows(conditions, shapes):
                 yield shapes
 
@@ -262,12 +264,12 @@ class Trials:
         """Axes of one item, which tracing does not leave free, with more: those of one number in all inputs, and all of them."""
         single = [place for place in itertools.chain(*self._groups().values()) if self._size_of(place) == 1 and not self._is_free(place)]
         for number in sorted({axis for _, axis in single}):
-            yield self._shapes({place: 3 for place in single if place[1] == number})
-        yield self._shapes(dict.fromkeys(single, 3))
+            yield self.shapes_at({place: 3 for place in single if place[1] == number})
+        yield self.shapes_at(dict.fromkeys(single, 3))
 
     def _fixing(self, shapes: Shapes) -> list[Condition]:
         """Conditions that the free axes in which these shapes leave the smallest or the example's stay as in the example."""
-        usual = self._shapes({})
+        usual = self.shapes_at({})
         moved = [
             (name, axis)
             for name, shape in shapes.items()
@@ -284,8 +286,14 @@ class Trials:
         return [one if one.holds_at(self.example) else or_point(one, [self._size_of(place) for place in one.places]) for one in conditions]
 
 
-def _sizes(shapes: Shapes) -> dict[Place, int]:
-    return {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape)}
+def broken_together(condition: Condition, other: Condition, example: Shapes) -> Iterator[dict[Place, int]]:
+    """Sizes that break two conditions at once, the smallest first, as far as they are looked at; `example` are those of the example."""
+    places = tuple(dict.fromkeys((*condition.places, *other.places)))
+    sizes = [example[name][axis] for name, axis in places]
+    of_other = [places.index(place) for place in other.places]
+    for point in _broken(replace(condition, places=places), sizes, numbers=other.numbers):
+        if not other.holds([point[at] for at in of_other]):
+            yield dict(zip(places, point, strict=True))
 
 
 def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
@@ -308,12 +316,29 @@ def plainness(condition: Condition) -> tuple[int, int, str]:
     return len(condition.places), len(condition.text), condition.text
 
 
-def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = ()) -> list[tuple[int, ...]]:
-    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; `sizes` are those of the example."""
+def _broken(
+    condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = (), numbers: Iterable[int] = ()
+) -> list[tuple[int, ...]]:
+    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first.
+
+    `sizes` are those of the example; `numbers` are looked at besides those of the conditions.
+    """
     told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
-    axes = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
-    points = (point for point in itertools.product(*axes) if not condition.holds(point))
+    axes = _looked_at(sizes, set(numbers).union(*(one.numbers for one in (condition, *kept))))
+    points = (point for point in _points(axes, sizes) if not condition.holds(point))
     return sorted((point for point in points if all(one.holds([point[at] for at in places]) for one, places in told)), key=math.prod)
+
+
+def _points(axes: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All choices of a size of each axis; of many axes, those where as many at once leave the example's as keep the choices few."""
+
+    counts = [1]  # of choices, by how many axes take any of their sizes
+    for axis in axes:
+        counts = [more + len(axis) * fewer for more, fewer in zip([*counts, 0], [0, *counts], strict=True)]
+    moved = next((number - 1 for number in range(2, len(counts)) if counts[number] > POINTS), len(axes))
+    chosen = itertools.combinations(range(len(axes)), moved)
+    every = ([axes[place] if place in places else [size] for place, size in enumerate(sizes)] for places in chosen)
+    yield from dict.fromkeys(point for one in every for point in itertools.product(*one))
 
 
 def _looked_at(sizes: Sequence[int], numbers: set[int]) -> list[list[int]]:

@@ -293,12 +293,18 @@ def evaluate(
 
 
 def wide_node(node: NodeProto) -> NodeProto:
-    """The node with float64 in the place of every narrower float that it names or holds."""
+    """The node with float64 in the place of every narrower float that it names or holds, in graphs within it too."""
     named = [one for one in node.attribute if _names_narrow(one)]
-    if not named:
+    if not named and not any(True for _ in graphs_of(node)):
         return node
     copy = NodeProto()
     copy.CopyFrom(node)
+    for _, graph in graphs_of(copy):
+        for inner in graph.node:
+            inner.CopyFrom(wide_node(inner))
+        for tensor in graph.initializer:
+            if tensor.data_type in FLOATS and tensor.data_type != TensorProto.DOUBLE:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
     for attribute in copy.attribute:
         if not _names_narrow(attribute):
             continue

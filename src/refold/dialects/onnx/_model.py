@@ -23,6 +23,7 @@ from refold.dialects.onnx._measure import measured
 from refold.dialects.onnx._probe import Probe, groups_of
 from refold.dialects.onnx._prove import name_of, region_evidence
 from refold.dialects.onnx._read import OLDEST, read_graph
+from refold.dialects.onnx._roundings import roundings
 from refold.dialects.onnx._run import (
     DoesNotLoad,
     DoesNotRun,
@@ -68,7 +69,8 @@ class OnnxModel:
         self._given = _merged(self._source.skeleton, example, kwargs)
         self._notes: list[str] = []
         self._runs: Background[list[tuple[Feeds, list[Any]]]] | None = None
-        top, complaint = make_scopes(self._source.skeleton)
+        given = {name: array.shape for name, array in (self._given or {}).items()}
+        top, complaint = make_scopes(self._source.skeleton, given=given)
         demand_valid(self._source, top, complaint)
         self._top = measured(self._source, top)
         if complaint is not None:
@@ -94,6 +96,11 @@ class OnnxModel:
     def multiply_adds(self) -> int:
         """Of the linear operators that were read, for one run on the example's sizes."""
         return sum(cost_as_it_stands(node, self.graph).multiply_adds for node in self.graph.linear())
+
+    @cached_property
+    def roundings(self) -> dict[str, float]:
+        """The unit roundoff of each output: of the narrowest floats that it is worked out from."""
+        return roundings(self._top)
 
     @property
     def census(self) -> Census:
@@ -288,7 +295,8 @@ def _outputs(
         mine, theirs = outputs[position], folded[position]
         if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
             continue
-        rounding = FLOATS.get(output.type.tensor_type.elem_type, 0.0)
+        own_rounding = FLOATS.get(output.type.tensor_type.elem_type, 0.0)
+        rounding = max(own_rounding, source.roundings[output.name]) if own_rounding else 0.0
         others = tuple(one[position] for one in own if np.shape(one[position]) == mine.shape)
         noise = max((_distance(mine, one) for one in others), default=0.0)
         name = output.name if number is None else f"{output.name} (inputs {number + 1})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx import NodeProto
 
 from refold.algebra import Obstruction
@@ -10,11 +12,11 @@ from refold.dialects.onnx._constants import STANDARD, Constants
 from refold.dialects.onnx._layout import Readers
 from refold.dialects.onnx._load import graphs_of
 from refold.dialects.onnx._operators import read
-from refold.dialects.onnx._scopes import Equalities, Scope, broadcast, value_of
+from refold.dialects.onnx._scopes import Equalities, Scope, Size, broadcast, value_of
 from refold.dialects.onnx._tellers import find_tellers
 from refold.errors import FoldError
 from refold.graph import Graph, Linear, Opaque, Refusal
-from refold.maps import Moved, Scalar, as_moved
+from refold.maps import Moved, Scalar, Value, as_moved
 
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Pow", "PRelu")
 OLDEST = 7
@@ -28,7 +30,18 @@ def read_graph(top: Scope, constants: Constants, opset: int) -> Graph:
     for scope in top.all():
         _read_scope(scope, constants, opset, graph, equalities)
     _drop_chains(graph, top)
+    for scope in top.all():
+        for name, typed in scope.types.items():
+            if (key := scope.key(name)) in graph.values:
+                graph.values[key] = _as_learned(graph.values[key], equalities.shape(typed))
     return graph
+
+
+def _as_learned(value: Value, shape: tuple[Size, ...]) -> Value:
+    """A value with the sizes that inference left free and the operators around it fix."""
+    known = [size if isinstance(size, int) else None for size in shape]
+    example = tuple(one if size is None else size for one, size in zip(value.example, known, strict=True))
+    return replace(value, shape=tuple(known), example=example)
 
 
 def _drop_chains(graph: Graph, top: Scope) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from refold.dialects.onnx._constants import LARGEST, RANDOM, evaluate, widened
 from refold.dialects.onnx._load import Source, every_node, first_line, graphs_of
@@ -30,6 +30,8 @@ SLOW = ("MaxPool", "LpPool", "Resize", "Upsample", "LSTM", "GRU", "RNN", "RoiAli
 """Operators that the reference evaluator works out item by item."""
 PATIENCE = 400_000
 """Items of theirs up to which it is asked all the same."""
+TURNS = 16
+"""Turns of a loop up to which it is asked for what a graph in it gives."""
 
 GENEROUS = 1 << 20
 """Items of all inputs up to which free sizes are made up; a volume of 224 along each axis would be ten times as large."""
@@ -145,7 +147,9 @@ def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: 
     slow = sum(_items(name, top) for node in nodes if node.op_type in SLOW for name in node.output[:1])
     if multiply_adds * ratio > AFFORDABLE or slow * ratio > PATIENCE or len(nodes) > 2000 or graph.sparse_initializer:
         return None
-    if any(any(True for _ in graphs_of(node)) or node.domain not in ("", "ai.onnx") for node in nodes):
+    if not all(_is_quick(node, source, top) for node in nodes if any(True for _ in graphs_of(node))):
+        return None
+    if any(node.domain not in ("", "ai.onnx") for node in every_node(source.skeleton)):
         return None
     if any(node.op_type == "BatchNormalization" and any(node.output[1:]) for node in nodes):
         return None
@@ -156,6 +160,29 @@ def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: 
         return evaluate(nodes, given, [output.name for output in graph.output], source.skeleton, wide=wide)
     except Exception:  # the evaluator's operators raise what they like
         return None
+
+
+def _is_quick(node: NodeProto, source: Source, top: Scope) -> bool:
+    """Whether the evaluator gets through the graphs that a node holds: each runs once, or a few times that are stored as a number."""
+    if node.op_type == "Loop":
+        stored = next((one for one in source.skeleton.graph.initializer if one.name == node.input[0]), None)
+        made = top.producers.get(node.input[0])
+        if stored is None and made is not None and made.op_type == "Constant":
+            stored = next((one.t for one in made.attribute if one.name == "value"), None)
+        if stored is None or int(source.tensors.array(stored).reshape(-1)[0]) > TURNS:
+            return False
+    elif node.op_type != "If":
+        return False
+    stack = [graph for _, graph in graphs_of(node)]
+    while stack:
+        graph = stack.pop()
+        held = [*graph.initializer, *(one.t for inner in graph.node for one in inner.attribute if one.type == AttributeProto.TENSOR)]
+        if any(source.tensors.payload(tensor) is not None for tensor in held) or graph.sparse_initializer:
+            return False
+        if any(inner.op_type in (*SLOW, "Loop", "Scan") for inner in graph.node):
+            return False
+        stack.extend(one for inner in graph.node for _, one in graphs_of(inner))
+    return True
 
 
 def _items(name: str, top: Scope) -> int:

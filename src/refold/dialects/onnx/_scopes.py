@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -84,14 +84,19 @@ class Scope:
             yield from inner.all()
 
 
-def make_scopes(model: ModelProto, guesses: Sequence[int] = GUESSES) -> tuple[Scope, str | None]:
-    """The scopes of a model with all types that can be inferred, and why not all could be; `guesses` are tried for sizes that are free."""
+def make_scopes(
+    model: ModelProto, guesses: Sequence[int] = GUESSES, given: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Scope, str | None]:
+    """The scopes of a model with all types that can be inferred, and why not all could be.
+
+    The sizes of the example are those of the inputs that are `given`; without any, `guesses` are tried for what is free.
+    """
     bare = _without_claims(model)
     state_integers(bare)
     inferred, complaint = _infer(bare)
     if state_integers(bare, inferred):
         inferred, complaint = _infer(bare)
-    example = _infer(_with_sizes(bare, guesses))[0]
+    example = _infer(_with_sizes(bare, guesses, given or {}))[0]
     return _scope(model.graph, inferred.graph, example.graph, "", None), complaint
 
 
@@ -169,10 +174,22 @@ def set_sizes(model: ModelProto, guess: int, batch: int = 1) -> dict[str, tuple[
     }
 
 
-def _with_sizes(model: ModelProto, guesses: Sequence[int]) -> ModelProto:
-    """The model with free sizes set to those of an example under which inference goes through."""
+def _set_given(model: ModelProto, given: Mapping[str, Sequence[int]]) -> None:
+    """Give every free size of the inputs the number that it has in those that are given."""
+    for value, axis in free_sizes(model):
+        if axis < len(shape := given.get(value.name, ())):
+            value.type.tensor_type.shape.dim[axis].dim_value = shape[axis]
+
+
+def _with_sizes(model: ModelProto, guesses: Sequence[int], given: Mapping[str, Sequence[int]]) -> ModelProto:
+    """The model with free sizes set to those of an example: the given one, else one under which inference goes through."""
     if not any(True for _ in free_sizes(model)):
         return model
+    if given:
+        trial = ModelProto()
+        trial.CopyFrom(model)
+        _set_given(trial, given)
+        return trial
     for guess in guesses:
         trial = ModelProto()
         trial.CopyFrom(model)
