@@ -20,7 +20,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
 from refold.report import FoldRecord, Report, counted, origin
-from refold.runtime import prepare
+from refold.runtime import Background, prepare
 from refold.saving import files_of, save
 from refold.verification import SEED, Certificate, OutputEvidence, RegionEvidence, SizeEvidence, certify, demand
 
@@ -215,10 +215,11 @@ def fold(
     deployed = network.write(plan)
     certificate, weights = None, None
     if verify:
-        weights = hash_weights(network.weights())
+        hashed = Background(lambda: hash_weights(network.weights()))
         regions = _announced(deployed.region_evidence(SEED), len(deployed.folds), progress)
         certificate = certify(regions, deployed.output_evidence(), deployed.size_evidence(), seed=SEED, versions=_versions())
         demand(certificate)
+        weights = hashed.result()
     report = Report(
         tuple(_record(one, deployed) for one in deployed.folds),
         (*plan.refusals, *deployed.refusals),
