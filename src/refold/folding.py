@@ -163,16 +163,16 @@ class FoldResult:
             certificate = json.loads(beside(saved).read_text(encoding="utf-8"))
         return write_page(path, facts, self.drawing, certificate)
 
-    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str] | None) -> None:
+    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str] | None) -> Mapping[str, str]:
+        """Write a file as its ending says; the digests that are known already, by name."""
         kind = _kind(draft)
         if kind != "onnx":
             self.file_notes[draft.name] = self.deployed.save(draft, kind, text_for)
-            return
+            return {}
         from refold.dialects import onnx
 
         self.file_notes[draft.name] = self.deployed.save(draft, "onnx", open_file=onnx.open_file)
-        if text_for is not None:
-            onnx.annotate(draft, text_for)
+        return {} if text_for is None else {draft.name: onnx.annotate(draft, text_for)}
 
 
 def fold(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from onnx import ModelProto, helper
 from onnx.reference.op_run import OpRun
 
 import refold
-from refold.dialects.onnx import OnnxModel, _constants, _reference, _run
+from refold.dialects.onnx import OnnxModel, _annotate, _constants, _reference, _run
 from refold.plan import make_plan
 from refold.verification import certify, demand, judge_region
 from tests.dialects.onnx.models import batch_norm, model_of, random, rep_block
@@ -166,3 +167,10 @@ def test_inputs_that_are_made_up_are_of_a_size_that_a_machine_holds() -> None:
 def test_sizes_that_a_model_states_are_kept_however_large() -> None:
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], {}, (1, 2, 1024, 1024))
     assert [feeds["x"].shape for feeds in _run.generated_feeds(model, 0)] == [(1, 2, 1024, 1024)]
+
+
+def test_the_digest_that_laying_a_certificate_inside_gives_is_that_of_the_file(tmp_path: Path) -> None:
+    result = refold.fold(model_of(*rep_block()))
+    place = result.save(tmp_path / "deploy.onnx")
+    known = _annotate.annotate(place, lambda tensors: f"{sum(1 for _ in tensors)} tensors")
+    assert known == hashlib.sha256(place.read_bytes()).hexdigest()
