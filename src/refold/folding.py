@@ -215,9 +215,10 @@ def fold(
     deployed = network.write(plan)
     certificate, weights = None, None
     if verify:
+        outputs = deployed.output_evidence()
         hashed = Background(lambda: hash_weights(network.weights()))
         regions = _announced(deployed.region_evidence(SEED), len(deployed.folds), progress)
-        certificate = certify(regions, deployed.output_evidence(), deployed.size_evidence(), seed=SEED, versions=_versions())
+        certificate = certify(regions, outputs, deployed.size_evidence(), seed=SEED, versions=_versions())
         demand(certificate)
         weights = hashed.result()
     report = Report(
