@@ -228,7 +228,10 @@ def demand_file(found: tuple[str, Mapping[str, Any]], output: Path) -> None:
     certified = content["output"]["name"]
     for one, expected in files.items():
         place = output if one == certified else output.with_name(one)
-        actual = digest_of(place) if place.exists() else "nothing"
+        try:
+            actual = digest_of(place)
+        except FileNotFoundError:  # also where another process has just taken it away
+            actual = "nothing"
         if actual != expected:
             raise VerificationError(
                 f"{place} is not the file that {name} was written for ({one}): its sha256 is {actual[:12]}… where {expected[:12]}… was "
