@@ -571,3 +571,17 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     with bar("comparing", 5, quiet=True) as advance:
         advance(7)
     assert done == [2, 3]
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another process replaces it: no error of the system, and it is looked at once more under the lock."""
+    looked: list[Path] = []
+
+    def gone(path: Path) -> str:
+        looked.append(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(certificates, "digest_of", gone)
+    with pytest.raises(refold.VerificationError, match=r"b\.onnx is not the file .* its sha256 is nothing"):
+        certificates.demand(folder / "b.onnx")
+    assert len(looked) == 2

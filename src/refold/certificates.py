@@ -126,11 +126,14 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**bare, "sha256": hashlib.sha256(_canonical(bare)).hexdigest()}
 
 
-def write_with(output: Path, proof: Proof, put: Callable[[Path, Callable[[Iterable[Tensor]], str]], None]) -> tuple[str, dict[str, str]]:
+def write_with(
+    output: Path, proof: Proof, put: Callable[[Path, Callable[[Iterable[Tensor]], str]], Mapping[str, str]]
+) -> tuple[str, dict[str, str]]:
     """Write an output by `put`; the text of the certificate to lay beside it, and the digests of the files that were written.
 
-    `put` is given the file and a function that makes the text to lay inside it from the weights that it will hold; it calls that once.
-    The certificate beside the file knows the bytes of the file too, which the text within cannot. The folder holds nothing else.
+    `put` is given the file and a function that makes the text to lay inside it from the weights that it will hold; it calls that once, and
+    gives the digests that it knows. The certificate beside the file knows the bytes of the file too, which the text within cannot. The
+    folder holds nothing else.
     """
     made: list[dict[str, Any]] = []
 
@@ -138,10 +141,10 @@ def write_with(output: Path, proof: Proof, put: Callable[[Path, Callable[[Iterab
         made.append(compose(proof, output.name, hash_weights(tensors)))
         return dump(made[0])
 
-    put(output, text_for)
+    known = put(output, text_for)
     (content,) = made
     companions = sorted(one for one in output.parent.iterdir() if one != output)
-    digests = {one.name: digest_of(one) for one in (output, *companions)}
+    digests = {one.name: known.get(one.name) or digest_of(one) for one in (output, *companions)}
     content["output"]["files"] = digests
     return f"{dump(seal(content))}\n", digests
 
@@ -225,7 +228,10 @@ def demand_file(found: tuple[str, Mapping[str, Any]], output: Path) -> None:
     certified = content["output"]["name"]
     for one, expected in files.items():
         place = output if one == certified else output.with_name(one)
-        actual = digest_of(place) if place.exists() else "nothing"
+        try:
+            actual = digest_of(place)
+        except FileNotFoundError:  # also where another process has just taken it away
+            actual = "nothing"
         if actual != expected:
             raise VerificationError(
                 f"{place} is not the file that {name} was written for ({one}): its sha256 is {actual[:12]}… where {expected[:12]}… was "

@@ -20,7 +20,7 @@ from refold.errors import FoldError
 from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, Target, make_plan
 from refold.report import FoldRecord, Report, counted, origin
-from refold.runtime import prepare
+from refold.runtime import Background, prepare
 from refold.saving import files_of, save
 from refold.verification import SEED, Certificate, OutputEvidence, RegionEvidence, SizeEvidence, certify, demand
 
@@ -163,16 +163,16 @@ class FoldResult:
             certificate = json.loads(beside(saved).read_text(encoding="utf-8"))
         return write_page(path, facts, self.drawing, certificate)
 
-    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str] | None) -> None:
+    def _put(self, draft: Path, text_for: Callable[[Iterable[Tensor]], str] | None) -> Mapping[str, str]:
+        """Write a file as its ending says; the digests that are known already, by name."""
         kind = _kind(draft)
         if kind != "onnx":
             self.file_notes[draft.name] = self.deployed.save(draft, kind, text_for)
-            return
+            return {}
         from refold.dialects import onnx
 
         self.file_notes[draft.name] = self.deployed.save(draft, "onnx", open_file=onnx.open_file)
-        if text_for is not None:
-            onnx.annotate(draft, text_for)
+        return {} if text_for is None else {draft.name: onnx.annotate(draft, text_for)}
 
 
 def fold(
@@ -215,10 +215,12 @@ def fold(
     deployed = network.write(plan)
     certificate, weights = None, None
     if verify:
-        weights = hash_weights(network.weights())
+        outputs = deployed.output_evidence()
+        hashed = Background(lambda: hash_weights(network.weights()))
         regions = _announced(deployed.region_evidence(SEED), len(deployed.folds), progress)
-        certificate = certify(regions, deployed.output_evidence(), deployed.size_evidence(), seed=SEED, versions=_versions())
+        certificate = certify(regions, outputs, deployed.size_evidence(), seed=SEED, versions=_versions())
         demand(certificate)
+        weights = hashed.result()
     report = Report(
         tuple(_record(one, deployed) for one in deployed.folds),
         (*plan.refusals, *deployed.refusals),

@@ -201,12 +201,13 @@ def quantize(model: Path, path: Path, batches: Iterable[Batch]) -> Path:
         if samples >= CALIBRATION:
             break
 
-    def write(draft: Path, _: object) -> None:
+    def write(draft: Path, _: object) -> Mapping[str, str]:
         try:
             runtime.quantize(model, draft, chosen)
         except runtime.RuntimeRefused as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FoldError(f"ONNX Runtime cannot quantize the folded model: {said}; give samples of the shapes that it takes") from error
+        return {}
 
     return save(path, write)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
@@ -11,8 +11,11 @@ from refold.files import Side, clear_strays, digest_of, drafted, locked, make_sw
 
 TextFor: TypeAlias = Callable[[Iterable[Tensor]], str]
 
+Write: TypeAlias = "Callable[[Path, TextFor | None], Mapping[str, str]]"
+"""Writes to a name, with the text laid inside; gives the digests of files that it knows, by their names."""
 
-def save(place: Path, write: Callable[[Path, TextFor | None], None], proof: Proof | None = None, *, protected: Sequence[Path] = ()) -> Path:
+
+def save(place: Path, write: Write, proof: Proof | None = None, *, protected: Sequence[Path] = ()) -> Path:
     """Write a model with what `write` puts beside it, and its certificate where there is a proof.
 
     `write` is given a name to write to, and a function that makes the text to lay inside from the weights, None without a proof. A model

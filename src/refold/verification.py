@@ -37,11 +37,11 @@ UNIT = 2.0**-53
 class RegionEvidence:
     """One region run both ways in float64 on the same random input.
 
-    `magnitude` is the folded region with the absolute values of its weights and input, `peak` the largest number that the original region
-    had on its way, `length` the longest sum, `rounding` the unit roundoff of the dtype that the folded weights are stored in. `slack` is
-    what the fold says that it changes, by taking constants as one that the original holds twice and rounded apart. `shapes` are those of
-    what it reads, `further` the same region at other sizes. `like` is the region that was run at every size for this one, which differs
-    from it in its numbers alone.
+    `magnitude` is the folded region with the absolute values of its weights and input, or less by no more than 2**-12 of it; `peak` the
+    largest number that the original region had on its way, `length` the longest sum, `rounding` the unit roundoff of the dtype that the
+    folded weights are stored in. `slack` is what the fold says that it changes, by taking constants as one that the original holds twice
+    and rounded apart. `shapes` are those of what it reads, `further` the same region at other sizes. `like` is the region that was run at
+    every size for this one, which differs from it in its numbers alone.
 
     Raises `VerificationError` where no bound can be derived.
     """

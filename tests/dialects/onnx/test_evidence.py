@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,9 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from onnx.reference.op_run import OpRun
 
 import refold
-from refold.dialects.onnx import OnnxModel, _constants, _reference, _run
+from refold.dialects.onnx import OnnxModel, _annotate, _constants, _reference, _run
 from refold.plan import make_plan
-from refold.verification import judge_region
+from refold.verification import certify, demand, judge_region
 from tests.dialects.onnx.models import batch_norm, model_of, random, rep_block
 
 X = {"x": random(1, 4, 9, 9, seed=5)}
@@ -44,13 +46,50 @@ def wrong_by_a_thousandth() -> tuple[ModelProto, ModelProto]:
 def test_a_region_that_is_wrong_by_a_thousandth_in_one_number_is_caught() -> None:
     """Whatever the network around it makes of its own rounding."""
     network = OnnxModel(blown_up())
-    deployed = network.write(make_plan(network.graph, network.target))
-    assert all(judge_region(evidence).passed for evidence in deployed.region_evidence(0))
+    plan = make_plan(network.graph, network.target)
+    assert all(judge_region(evidence).passed for evidence in network.write(plan).region_evidence(0))
+    deployed = network.write(plan)
     kernel = next(tensor for tensor in deployed.written.skeleton.graph.initializer if len(tensor.dims) == 4)
     wrong = np.array(deployed.written.tensors.array(kernel))
     wrong[0, 0, 0, 0] *= np.float32(1.001)
     kernel.raw_data = wrong.tobytes()
     assert [judge_region(evidence).passed for evidence in deployed.region_evidence(0)] == [False]
+
+
+def test_regions_are_proven_with_the_weights_that_lie_in_the_file() -> None:
+    """One that changes between the engine and the disk is caught."""
+    network = OnnxModel(model_of(*rep_block()))
+    deployed = network.write(make_plan(network.graph, network.target))
+    kernel = next(tensor for tensor in deployed.written.skeleton.graph.initializer if len(tensor.dims) == 4)
+    numbers = np.array(deployed.written.tensors.array(kernel))
+    wrong = numbers.copy()
+    wrong[0, 0, 1, 1] *= np.float32(1.001)
+    file = deployed._draft().path
+    assert file.read_bytes().count(numbers.tobytes()) == 1
+    file.write_bytes(file.read_bytes().replace(numbers.tobytes(), wrong.tobytes()))
+    assert [judge_region(evidence).passed for evidence in deployed.region_evidence(0)] == [False]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_file_that_was_proven_is_the_one_that_is_saved(elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is moved, or copied where it lies on another file system; saving again writes it anew."""
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(18, "Invalid cross-device link")
+
+    network = OnnxModel(model_of(*rep_block()))
+    deployed = network.write(make_plan(network.graph, network.target))
+    demand(certify(deployed.region_evidence(0), deployed.output_evidence(), deployed.size_evidence()))
+    draft = deployed._draft().path
+    proven = draft.read_bytes()
+    if elsewhere:
+        monkeypatch.setattr(Path, "rename", refuse)
+    deployed.save(tmp_path / "one.onnx", "onnx")
+    assert (tmp_path / "one.onnx").read_bytes() == proven
+    assert not draft.exists()
+    deployed.save(tmp_path / "two.onnx", "onnx")
+    assert (tmp_path / "two.onnx").read_bytes() == proven
+    demand(certify(deployed.region_evidence(0), deployed.output_evidence(), deployed.size_evidence()))
 
 
 @pytest.mark.parametrize("affordable", [True, False])
@@ -216,3 +255,10 @@ def test_the_truth_goes_into_graphs_within_the_graph() -> None:
 def test_a_loop_of_many_turns_or_of_nobody_knows_how_many_has_no_truth(turns: int, is_stored: bool) -> None:
     (output,) = refold.verify(looped(turns, is_stored=is_stored), looped(turns, is_stored=is_stored), X).outputs
     assert output.original_error is None
+
+
+def test_the_digest_that_laying_a_certificate_inside_gives_is_that_of_the_file(tmp_path: Path) -> None:
+    result = refold.fold(model_of(*rep_block()))
+    place = result.save(tmp_path / "deploy.onnx")
+    known = _annotate.annotate(place, lambda tensors: f"{sum(1 for _ in tensors)} tensors")
+    assert known == hashlib.sha256(place.read_bytes()).hexdigest()

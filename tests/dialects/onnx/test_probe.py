@@ -120,6 +120,7 @@ def test_a_folded_model_with_a_size_baked_in_is_found() -> None:
     bounds = {"starts": [0], "ends": [32], "axes": [2]}
     graph.initializer.extend(tensor_of(name, np.array(value, np.int64), TensorProto.INT64) for name, value in bounds.items())
     graph.node.append(helper.make_node("Slice", ["whole", *bounds], ["y"]))
-    deployed._proven.clear()  # what was compared is another model now
+    deployed._drafts.clear()  # what was compared is another model now
+    deployed._sessions.clear()
     with pytest.raises(refold.VerificationError, match=r"at other sizes than the example's \(x .*\) the folded model differs"):
         demand(certify((), (), deployed.size_evidence()))

@@ -78,10 +78,10 @@ def convolutions() -> Iterator[Case]:
     yield "Conv", [random(2, 4, 5, 6, 7), random(5, 4, 3, 2, 1)], 17, {"pads": [1, 0, 0, 0, 1, 0]}
 
 
-@pytest.mark.parametrize("block", [1, 100, 1 << 20])
-def test_kernels_that_are_widened_as_they_go(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever number of output channels is taken at a time, it is what the kernel widened beforehand gives."""
-    monkeypatch.setattr(_reference, "BLOCK", block)
+@pytest.mark.parametrize("large", [1, 100, 1 << 20])
+def test_kernels_that_are_widened_as_they_go(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From whatever size on a kernel goes block by block, it is what the kernel widened beforehand gives."""
+    monkeypatch.setattr(_reference, "LARGE", large)
     for operator, (x, kernel, *bias), opset, options in convolutions():
         model = helper.make_model(helper.make_graph([], "none", [], []), opset_imports=[helper.make_opsetid("", opset)])
         node = helper.make_node(operator, ["x", "kernel", "bias"][: 2 + len(bias)], ["y"], **options)
@@ -90,6 +90,24 @@ def test_kernels_that_are_widened_as_they_go(block: int, monkeypatch: pytest.Mon
         (whole,) = evaluate([node], {**feeds, "kernel": kernel.astype(np.float64)}, ["y"], model)
         assert mine.dtype == np.float64
         np.testing.assert_allclose(mine, whole, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("large", [1, 1 << 20])
+def test_convolutions_of_magnitudes_are_bounds_from_below(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the convolution with the sizes of the kernel, what lies below the smallest normal number so: never more, hardly less."""
+    monkeypatch.setattr(_reference, "LARGE", large)
+    tiny = float(np.finfo(np.float32).smallest_normal)
+    for _, (x, kernel, *bias), opset, options in convolutions():
+        kernel = np.where(np.abs(kernel) < 0.3, np.float32(0), kernel)
+        model = helper.make_model(helper.make_graph([], "none", [], []), opset_imports=[helper.make_opsetid("", opset)])
+        names = ["x", "kernel", "bias"][: 2 + len(bias)]
+        feeds = {"x": np.abs(x.astype(np.float64)), "kernel": kernel} | ({"bias": np.abs(bias[0].astype(np.float64))} if bias else {})
+        (mine,) = evaluate([helper.make_node("ConvOfMagnitudes", names, ["y"], **options)], feeds, ["y"], model)
+        sizes = np.abs(kernel.astype(np.float64)) + tiny
+        (whole,) = evaluate([helper.make_node("Conv", names, ["y"], **options)], {**feeds, "kernel": sizes}, ["y"], model)
+        assert mine.shape == whole.shape
+        assert (mine <= whole * (1 + 1e-14)).all()
+        assert (mine >= whole * (1 - 2.0**-13)).all()
 
 
 @pytest.mark.parametrize("cases", [pads, unsqueezes, convolutions, transposed_convolutions, average_pools])

@@ -43,10 +43,11 @@ def region_evidence(
     def region_of(fold: Fold) -> _Region:
         return _Region(fold, _between(nodes[fold.value], fold, constants, order), nodes, constants, graph, written, seed)
 
-    leaders = share({fold.value: region_of(fold).key for fold in folds}, {fold.value: fold.after.weights for fold in folds})
+    regions = {fold.value: region_of(fold) for fold in folds}
+    leaders = share({value: region.key for value, region in regions.items()}, {fold.value: fold.after.weights for fold in folds})
     for fold in folds:
         leader = leaders[fold.value]
-        yield region_of(fold).prove(None if leader == fold.value else written.names[leader])
+        yield regions.pop(fold.value).prove(None if leader == fold.value else written.names[leader])
 
 
 @dataclass(eq=False)
@@ -202,7 +203,7 @@ class _Region:
         if found is None:
             stored = _fetch(self.written.module, path).detach()
             # What lies below the smallest normal number of a dtype is rounded as that number is.
-            found = stored.double().abs() + torch.finfo(stored.dtype).tiny if absolute else stored.double()
+            found = self._weight(path, absolute=False).abs().add_(torch.finfo(stored.dtype).tiny) if absolute else stored.double()
             self.weights[path, absolute] = found
         return found
 

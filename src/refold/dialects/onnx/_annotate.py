@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from onnx import AttributeProto, ModelProto, TensorProto
 
 from refold.dialects.onnx._load import Source, every_node, graphs_of, load
 from refold.dialects.onnx._tensors import type_name
+from refold.runtime import Background
 
 Tensor: TypeAlias = tuple[str, str, tuple[int, ...], Any]
 
@@ -38,21 +40,31 @@ def annotation(path: Path) -> str | None:
     return next((entry.value for entry in load(path).skeleton.metadata_props if entry.key == LABEL), None)
 
 
-def annotate(path: Path, text_for: Callable[[Iterable[Tensor]], str]) -> None:
-    """Lay in a file the text that is made from the weights in it.
+def annotate(path: Path, text_for: Callable[[Iterable[Tensor]], str]) -> str:
+    """Lay in a file the text that is made from the weights in it; the sha256 of the file as it is then.
 
-    A message of protocol buffers is added to by writing behind it, so the weights are not written again.
+    A message of protocol buffers is added to by writing behind it, so the weights are not written again, and what stands is hashed while
+    the text is made.
     """
+    standing = Background(lambda: _hashed(path))
     addition = ModelProto()
     addition.metadata_props.add(key=LABEL, value=text_for(weights(path)))
+    added, digest = addition.SerializeToString(), standing.result()
     with path.open("ab") as file:
-        file.write(addition.SerializeToString())
+        file.write(added)
+    digest.update(added)
+    return digest.hexdigest()
 
 
 def drop_annotation(model: ModelProto) -> None:
     """Take out the text, in place: what is about to be written is another model."""
     for entry in [entry for entry in model.metadata_props if entry.key == LABEL]:
         model.metadata_props.remove(entry)
+
+
+def _hashed(path: Path) -> hashlib._Hash:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
 
 
 def _named(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:

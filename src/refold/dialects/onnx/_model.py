@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +26,7 @@ from refold.dialects.onnx._roundings import roundings
 from refold.dialects.onnx._run import (
     DoesNotLoad,
     DoesNotRun,
+    Draft,
     Feeds,
     Session,
     draws_at_random,
@@ -145,8 +145,10 @@ class OnnxDeployed:
 
     source: OnnxModel
     written: Written
-    _proven: list[Session] = field(default_factory=list, repr=False)
-    """The file that was compared with the original, once it was."""
+    _drafts: list[Draft] = field(default_factory=list, repr=False)
+    """The file that is compared with the original, once it is written."""
+    _sessions: list[Session] = field(default_factory=list, repr=False)
+    """That file as the runtime opened it."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -180,23 +182,31 @@ class OnnxDeployed:
         return tuple(node.op_type for node in self.written.emitted[fold.value])
 
     def region_evidence(self, seed: int) -> Iterator[RegionEvidence]:
-        """Each fold, run both ways in float64."""
+        """Each fold, run both ways in float64, with the weights as they lie in the file that will be saved."""
         source = self.source
-        if not draws_at_random(source._source.skeleton):
-            source.start_runs()  # the runtime's process is idle meanwhile
-        yield from region_evidence(source._source, source._top, source._constants, source.graph, self.written, seed)
+        draft = load(self._draft().path)
+        yield from region_evidence(source._source, source._top, source._constants, source.graph, self.written, draft, seed)
         source._constants.forget()
 
     def output_evidence(self) -> Iterator[OutputEvidence]:
-        """Each output on the inputs that were given, or on random ones."""
+        """Each output on the inputs that were given, or on random ones; both models begin to run at once, in the runtime's process."""
         if draws_at_random(self.source._source.skeleton):
             self.source._notes.append("the model draws random numbers, so its outputs were not compared")
             return iter(())
-        return _compared(self.source, self._session, tolerant=True)
+        self.source.start_runs()
+        self._draft()
+        folded = Background(lambda: [self._session().run(feeds) for feeds, _ in self.source.runs()])
+        return _compared(self.source, lambda runs: folded.result(), tolerant=True)
+
+    def _draft(self) -> Draft:
+        if not self._drafts:
+            self._drafts.append(Draft(self.written.skeleton, self.written.tensors))
+        return self._drafts[0]
 
     def _session(self) -> Session:
-        self._proven[:] = [Session(self.written.skeleton, self.written.tensors)]
-        return self._proven[0]
+        if not self._sessions:
+            self._sessions.append(Session(self.written.skeleton, self.written.tensors, (self._draft().path,)))
+        return self._sessions[0]
 
     def size_evidence(self) -> Iterator[SizeEvidence]:
         """The whole model at other sizes, where the file leaves them free and the original runs."""
@@ -208,8 +218,7 @@ class OnnxDeployed:
         except FoldError:
             return  # said by `output_evidence`
         longest = sum(node.longest_sum for node in self.source.graph.linear())
-        folded = self._proven[0] if self._proven else self._session()
-        probe = Probe(self.source.session(), folded, feeds, groups)
+        probe = Probe(self.source.session(), self._session(), feeds, groups)
 
         def judge(feeds: Feeds, outputs: Sequence[Any], folded: Sequence[Any]) -> tuple[OutputEvidence, ...]:
             quick = tuple(_outputs(self.source, outputs, folded, None, (), longest))
@@ -231,9 +240,9 @@ class OnnxDeployed:
         if kind != "onnx":
             raise FoldError(f"an ONNX model cannot be written as a file of kind {kind!r}; let the name end in .onnx")
         external = self.source._source.is_external
-        proven = self._proven[0].path if self._proven else None
-        if proven is not None and proven.exists() and not (external or proven.with_name(f"{proven.name}.data").exists()):
-            shutil.copyfile(proven, path)  # the very file that was compared
+        if self._drafts and self._drafts[0].is_one_file and not external:
+            self._drafts.pop().move(path)  # the very file that was compared
+            self._sessions.clear()
         else:
             save(self.written.skeleton, self.written.tensors, path, external=external, by_content=True)
         return ()
@@ -258,10 +267,18 @@ def _taken_as_one(written: Written) -> Iterator[str]:
 def compare(original: Any, other: Any, example: Any, kwargs: Mapping[str, Any] | None = None) -> Iterator[OutputEvidence]:
     """Each output of two models on the same inputs, and the truth of the first."""
     first, second = OnnxModel(original, example, kwargs), OnnxModel(other)
-    return _compared(first, second.session, tolerant=False)
+
+    def run(runs: Sequence[tuple[Feeds, list[Any]]]) -> list[list[Any]]:
+        session = second.session()
+        return [session.run(feeds) for feeds, _ in runs]
+
+    return _compared(first, run, tolerant=False)
 
 
-def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[OutputEvidence]:
+def _compared(
+    source: OnnxModel, run: Callable[[Sequence[tuple[Feeds, list[Any]]]], list[list[Any]]], *, tolerant: bool
+) -> Iterator[OutputEvidence]:
+    """Each output beside that of the other model, which `run` gives for the inputs of these runs."""
     try:
         runs = source.runs()
     except FoldError as error:
@@ -270,10 +287,8 @@ def _compared(source: OnnxModel, other: Any, *, tolerant: bool) -> Iterator[Outp
             raise
         source._notes.append(f"outputs were not compared: {error}")
         return
-    session: Session = other()
     longest = sum(node.longest_sum for node in source.graph.linear())
-    for number, (feeds, outputs) in enumerate(runs):
-        folded = session.run(feeds)
+    for number, ((feeds, outputs), folded) in enumerate(zip(runs, run(runs), strict=True)):
         if len(folded) != len(outputs):
             raise FoldError(f"the two models give {len(outputs)} and {len(folded)} outputs; compare models that give the same")
         known = _truths(source, feeds, outputs, longest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +17,9 @@ from onnx import NodeProto, TensorProto
 from refold.dialects.onnx._constants import SIZES, STANDARD, Constants, evaluate, read_numbers, stand_in, wide_node, widened
 from refold.dialects.onnx._elsewhere import Elsewhere, Examples
 from refold.dialects.onnx._load import Source
+from refold.dialects.onnx._reference import ConvOfMagnitudes
 from refold.dialects.onnx._scopes import Scope
-from refold.dialects.onnx._tensors import FLOATS, Array, Folded
+from refold.dialects.onnx._tensors import FLOATS, Array
 from refold.dialects.onnx._write import Written
 from refold.errors import FoldError
 from refold.graph import Graph
@@ -31,8 +32,6 @@ WORKERS = 2
 """Regions that are run side by side; NumPy lets go of the interpreter while it computes."""
 LARGEST = 1 << 20
 """Items up to which what a region reads is tried at other sizes of the inputs."""
-KEPT = 1 << 29
-"""Bytes of folded weights that are kept from the proof until the file is written."""
 SPELT = 64
 """Numbers of a constant up to which regions are told apart by each of them."""
 STATED = ("Reshape", "Expand")
@@ -42,16 +41,20 @@ WEIGHED = ("Conv", "ConvTranspose", "BatchNormalization", "MatMul", "Gemm", "Add
 
 
 def region_evidence(
-    source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, seed: int
+    source: Source, top: Scope, constants: Constants, graph: Graph, written: Written, draft: Source, seed: int
 ) -> Iterator[RegionEvidence]:
-    """Each fold, run both ways at the sizes that `refold.trials` gives; one that hangs on sizes of the inputs, at other sizes of those."""
+    """Each fold, run both ways at the sizes that `refold.trials` gives; one that hangs on sizes of the inputs, at other sizes of those.
+
+    The weights of the folded model are read from the `draft`, the file that was written of it.
+    """
     owners = {scope.key(name): (scope, name) for scope in top.all() for name in scope.producers}
-    stored = {tensor.name: tensor for tensor in written.skeleton.graph.initializer}
+    stored = {tensor.name: tensor for tensor in draft.skeleton.graph.initializer}
     bench = _Bench(
         source,
         constants,
         graph,
         written,
+        draft,
         stored,
         {key: position for position, key in enumerate(owners)},
         Elsewhere(source.skeleton),
@@ -79,20 +82,15 @@ class _Bench:
     constants: Constants
     graph: Graph
     written: Written
+    draft: Source
     stored: Mapping[str, TensorProto]
     order: Mapping[str, int]
     elsewhere: Elsewhere
     seed: int
-    kept: list[int] = field(default_factory=lambda: [0])
 
     def kernel(self, name: str) -> Array:
-        """A weight of the folded model, kept for the file that it will be written to where there is room."""
-        tensors, tensor = self.written.tensors, self.stored[name]
-        payload = tensors.payload(tensor)
-        if isinstance(payload, Folded) and self.kept[0] + payload.nbytes <= KEPT:
-            self.kept[0] += payload.nbytes
-            payload.keep()
-        return np.asarray(tensors.array(tensor))
+        """A weight of the folded model, as it lies in the file."""
+        return np.asarray(self.draft.tensors.array(self.stored[name]))
 
     def name_of(self, value: str) -> str:
         return self.written.emitted[value][-1].name
@@ -179,7 +177,12 @@ class _Region:
         stored = {name: self.bench.kernel(name) for name in self.read}
         weights, folded_weights = _widened(constant, self.nodes), _widened(stored, self.new)
         levels = {name for node in self.new[:-1] if node.op_type == "Pad" for name in node.input[2:3]}
-        sizes = {name: _by_size(array, stored[name].dtype) * (1 + (name in levels)) for name, array in folded_weights.items()}
+        kernels = _kernels(self.new, stored)
+        sizes = {
+            name: array if name in kernels else _by_size(array, stored[name].dtype) * (1 + (name in levels))
+            for name, array in folded_weights.items()
+        }
+        absolute = _absolute(self.new, kernels)
         known = {name: np.asarray(constants.value(name, scope)) for name in self.asked if constants.has(name, scope)}
         told: list[Exception] = []
         length, slack = _longest(self.fold, weights.values()), _slack(self.fold)
@@ -199,7 +202,7 @@ class _Region:
             try:
                 folded, _ = _run(self.new, {**given, **folded_weights}, self.value, source)
                 by_size = {one: np.abs(feed) if feed.dtype.kind == "f" else feed for one, feed in given.items()}
-                magnitude, _ = _run(_absolute(self.new), {**by_size, **sizes}, self.value, source)
+                magnitude, _ = _run(absolute, {**by_size, **sizes}, self.value, source)
             except Exception as error:
                 if not all(one.size for one in way):  # nothing is left of a value between, and the folded region says so
                     return None
@@ -246,7 +249,7 @@ class _Region:
             return tuple(min(size, 2) if axis < 2 else size for axis, size in enumerate(shape))
         if math.prod(shape) > SPELT:
             return name
-        return (self.bench.written.tensors.array(tensor) if tensor is not None else constants.value(name, self.scope)).tolist()
+        return (self.bench.draft.tensors.array(tensor) if tensor is not None else constants.value(name, self.scope)).tolist()
 
 
 def _slack(fold: Fold) -> Array:
@@ -287,8 +290,14 @@ def _worked_out(names: Iterable[str], region: Sequence[NodeProto], feeds: Mappin
 
 def _widened(arrays: Mapping[str, Array], nodes: Sequence[NodeProto]) -> dict[str, Array]:
     """Arrays in float64, but for those that are only kernels of convolutions, which widen them as they go."""
+    kernels = _kernels(nodes, arrays)
+    return {name: array if name in kernels else widened(array) for name, array in arrays.items()}
+
+
+def _kernels(nodes: Sequence[NodeProto], arrays: Iterable[str]) -> set[str]:
+    """Those that are read as kernels of convolutions and as nothing else."""
     read = {name for node in nodes for place, name in enumerate(node.input) if node.op_type != "Conv" or place != 1}
-    return {name: widened(array) if name in read else array for name, array in arrays.items()}
+    return set(arrays) - read
 
 
 def _by_size(weight: Array, stored: np.dtype[Any]) -> Array:
@@ -303,8 +312,8 @@ def _by_size(weight: Array, stored: np.dtype[Any]) -> Array:
     return size
 
 
-def _absolute(nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """The nodes with a difference turned into a sum.
+def _absolute(nodes: Sequence[NodeProto], kernels: Set[str]) -> list[NodeProto]:
+    """The nodes with a difference turned into a sum, and convolutions taking these kernels by their sizes.
 
     A level of padding in front of a kernel counts twice: it is rounded when it is stored, and so is the kernel that it meets.
     """
@@ -314,6 +323,8 @@ def _absolute(nodes: Sequence[NodeProto]) -> list[NodeProto]:
         copy.CopyFrom(wide_node(node))
         if copy.op_type == "Sub":
             copy.op_type = "Add"
+        if copy.op_type == "Conv" and copy.input[1] in kernels:
+            copy.op_type = ConvOfMagnitudes.__name__
         for attribute in copy.attribute:
             if copy.op_type == "Pad" and attribute.name == "value":
                 attribute.f = abs(attribute.f) * (1 if place == len(nodes) - 1 else 2)

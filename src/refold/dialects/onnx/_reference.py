@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+from onnx.defs import get_schema
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
 from onnx.reference.ops.op_conv import Conv as StandardConv
 
+from refold.dialects.onnx._blocks import magnitude_product, widened_product
 from refold.dialects.onnx._tensors import Array
 from refold.geometry import same_padding
 
-BLOCK = 1 << 17
-"""Numbers of a kernel that are widened at a time: 1 MiB of float64, which stays in a cache."""
+LARGE = 1 << 17
+"""Numbers beyond which a kernel is multiplied block by block."""
 
 
 class BatchNormalization(BatchNormalization_14):
@@ -100,7 +103,7 @@ class ConvTranspose(OpRun):
 
 
 class Conv(StandardConv):
-    """Convolution as the reference evaluator has it; a kernel of a narrower type than x is widened a few output channels at a time.
+    """Convolution as the reference evaluator has it; a kernel of a narrower type than x is widened block by block.
 
     So a large kernel is read once and takes no room: in float64 it would be written, and read again, far from the processor.
     """
@@ -108,29 +111,24 @@ class Conv(StandardConv):
     op_domain = ""
 
     def _run(self, x: Any, kernel: Any, bias: Any = None, **given: Any) -> Any:  # type: ignore[override]
-        if (
-            kernel.dtype == x.dtype
-            or kernel.size <= BLOCK
-            or (given.get("group") or 1) > 1
-            or given.get("auto_pad") not in (None, "NOTSET")
-        ):
+        if not _goes_by_block(x, kernel, given):
             return super()._run(x, kernel.astype(x.dtype, copy=False), bias, **given)  # type: ignore[no-untyped-call]
-        rank = x.ndim - 2
-        pads, strides = given.get("pads") or [0] * 2 * rank, given.get("strides") or [1] * rank
-        dilations = given.get("dilations") or [1] * rank
-        padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
-        spans = [dilation * (taps - 1) + 1 for dilation, taps in zip(dilations, kernel.shape[2:], strict=True)]
-        windows: Any = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, x.ndim)))
-        windows = windows[(..., *(slice(None, None, step) for step in (*strides, *dilations)))]
-        places = windows.shape[2 : 2 + rank]
-        columns = np.moveaxis(windows, (1, *range(2 + rank, 2 + 2 * rank)), range(1 + rank)).reshape(kernel[0].size, -1)
-        rows = kernel.reshape(len(kernel), -1)
-        result = np.empty((len(kernel), columns.shape[1]), x.dtype)
-        step = max(1, BLOCK // rows.shape[1])
-        for start in range(0, len(rows), step):
-            np.matmul(rows[start : start + step].astype(x.dtype), columns, out=result[start : start + step])
-        y = np.moveaxis(result.reshape(len(kernel), len(x), *places), 0, 1)
-        return (y if bias is None else y + bias.reshape(-1, *[1] * rank),)
+        return (_convolved(x, kernel, bias, given, widened_product),)
+
+
+class ConvOfMagnitudes(Conv):
+    """Convolution of an x that is not negative with the sizes of a kernel, as its rounding is measured by them.
+
+    What lies below the smallest normal number of a type is rounded as that number is.
+    """
+
+    op_schema = get_schema("Conv")
+
+    def _run(self, x: Any, kernel: Any, bias: Any = None, **given: Any) -> Any:  # type: ignore[override]
+        floor = float(ml_dtypes.finfo(kernel.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+        if not _goes_by_block(x, kernel, given):
+            return super()._run(x, np.abs(kernel.astype(x.dtype)) + floor, bias, **given)
+        return (_convolved(x, kernel, bias, given, lambda rows, columns: magnitude_product(rows, columns, floor)),)
 
 
 class AveragePool(OpRun):
@@ -176,7 +174,30 @@ OWN = (Pad, Unsqueeze, Conv, ConvTranspose, AveragePool)
 
 def own_operators(opset: int) -> list[type[OpRun]]:
     """Those to use in a model of an opset."""
-    return [*OWN, BatchNormalization] if opset < 14 else [*OWN]
+    own: list[type[OpRun]] = [*OWN, ConvOfMagnitudes]
+    return [*own, BatchNormalization] if opset < 14 else own
+
+
+def _goes_by_block(x: Array, kernel: Array, given: Mapping[str, Any]) -> bool:
+    """Whether a kernel is narrow, large and dense."""
+    is_plain = (given.get("group") or 1) == 1 and given.get("auto_pad") in (None, "NOTSET")
+    return kernel.dtype != x.dtype and kernel.size > LARGE and is_plain
+
+
+def _convolved(x: Array, kernel: Array, bias: Array | None, given: Mapping[str, Any], product: Callable[[Array, Array], Array]) -> Array:
+    """The convolution as one product: rows of the kernel and, for each position, a column of what its window reads."""
+    rank = x.ndim - 2
+    pads, strides = given.get("pads") or [0] * 2 * rank, given.get("strides") or [1] * rank
+    dilations = given.get("dilations") or [1] * rank
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+    spans = [dilation * (taps - 1) + 1 for dilation, taps in zip(dilations, kernel.shape[2:], strict=True)]
+    windows: Any = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, x.ndim)))
+    windows = windows[(..., *(slice(None, None, step) for step in (*strides, *dilations)))]
+    places = windows.shape[2 : 2 + rank]
+    columns = np.moveaxis(windows, (1, *range(2 + rank, 2 + 2 * rank)), range(1 + rank)).reshape(kernel[0].size, -1)
+    result = product(kernel.reshape(len(kernel), -1), columns)
+    y = np.moveaxis(result.reshape(len(kernel), len(x), *places), 0, 1)
+    return y if bias is None else y + bias.reshape(-1, *[1] * rank)
 
 
 def _places(tap: Sequence[int], dilations: Sequence[int], strides: Sequence[int], counts: Sequence[int]) -> Any:

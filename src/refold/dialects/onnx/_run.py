@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -42,11 +43,10 @@ class Session:
 
     def __init__(self, skeleton: ModelProto, tensors: Tensors, files: tuple[Path, ...] = (), *, optimized: bool = False) -> None:
         self.names = [output.name for output in skeleton.graph.output]
-        self.path = files[0] if files else _written(skeleton, tensors)
-        if not files:
-            weakref.finalize(self, _remove, self.path)
+        self._draft = None if files else Draft(skeleton, tensors)
+        path = files[0] if self._draft is None else self._draft.path
         try:
-            self._session = OpenSession(self.path, level="ORT_ENABLE_EXTENDED" if optimized else "ORT_DISABLE_ALL")
+            self._session = OpenSession(path, level="ORT_ENABLE_EXTENDED" if optimized else "ORT_DISABLE_ALL")
         except RuntimeRefused as error:
             is_invalid = not error.is_missing and not any(reason in str(error).lower() for reason in OTHER_REASONS)
             kind = DoesNotLoad if is_invalid else FoldError
@@ -60,6 +60,27 @@ class Session:
             shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}" for name, array in feeds.items())
             kind = FoldError if error.is_missing else DoesNotRun
             raise kind(f"the model does not run on {shapes}: {first_line(error)}; give inputs that it takes") from error
+
+
+class Draft:
+    """A model written to a scratch file, with its weights beside it where they are many; gone with this object."""
+
+    def __init__(self, skeleton: ModelProto, tensors: Tensors) -> None:
+        self.path = _written(skeleton, tensors)
+        self._gone = weakref.finalize(self, _remove, self.path)
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether all of it lies in one file that still stands."""
+        return self.path.exists() and not self.path.with_name(f"{self.path.name}.data").exists()
+
+    def move(self, place: Path) -> None:
+        """Let the one file be at another place instead."""
+        try:
+            self.path.rename(place)
+        except OSError:  # on another file system
+            shutil.copyfile(self.path, place)
+        self._gone()
 
 
 class DoesNotLoad(FoldError):

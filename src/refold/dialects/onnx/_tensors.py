@@ -54,10 +54,7 @@ class Stored(Payload):
 
 @dataclass(frozen=True)
 class Folded(Payload):
-    """The kernel of a formula, rounded to `dtype`; worked out whenever it is asked for, so that it takes no memory in between.
-
-    What `keep` was told to is worked out once.
-    """
+    """The kernel of a formula, rounded to `dtype`; worked out whenever it is asked for, so that it takes no memory in between."""
 
     formula: Formula
     dtype: Any
@@ -70,14 +67,7 @@ class Folded(Payload):
 
     def array(self) -> Array:
         """The kernel as the operator of this layout stores it."""
-        kept: Array | None = self.__dict__.get("kept")
-        return kept if kept is not None else arranged(self.formula.evaluate(self.dtype), self.layout)
-
-    def keep(self) -> None:
-        """Hold on to the kernel, which is asked for more than once."""
-        kept = self.array()
-        kept.flags.writeable = False
-        self.__dict__["kept"] = kept
+        return arranged(self.formula.evaluate(self.dtype), self.layout)
 
     def view(self) -> memoryview:
         return self.array().reshape(-1).view(np.uint8).data
