@@ -479,6 +479,17 @@ def test_what_a_map_costs() -> None:
         assert cost_as_it_stands(node, net.graph) == wanted, kind
 
 
+def test_a_map_costs_what_it_does_to_all_that_a_mean_is_taken_of() -> None:
+    net = Net()
+    conv = net.graph.nodes[net.conv("x", 6)]
+    assert isinstance(conv, Linear)
+    pooled = Rearrangement.mean([size_of(1, "n"), size_of(6), size_of(SIZE)], (2,), keeps=False)
+    net.graph.values["mean"] = Value("mean", (None, 6), (2, 6))
+    moved = Moved(conv.terms["x"], None, Layout((Step("mean", pooled, (2, 6), mean_of=SIZE),), pooled))
+    node = Linear("mean", "mean", {"x": moved}, conv.weights)
+    assert cost_as_it_stands(node, net.graph) == cost_as_it_stands(conv, net.graph) == Cost(1, 2 * SIZE * 6 * 4 * 3, 6 * 4 * 3)
+
+
 def part(net: Net, root: str, *sources: int) -> str:
     """Some channels of a value, in this order."""
     channels = net.graph.values[root].example[1]
@@ -521,6 +532,20 @@ def test_a_padding_goes_with_the_two_maps_in_front_of_it() -> None:
     plan = net.plan(net.relu(net.conv(padded, padding=0, groups=4)))
     assert_sound(net, plan)
     assert plan.folds
+
+
+@pytest.mark.parametrize(("parts", "goes"), [(2, True), (6, True), (7, False)])
+def test_a_concatenation_of_up_to_six_parts_goes_whole(parts: int, goes: bool) -> None:
+    """No part of it can be written alone, so that all of them are tried together, as many as that takes."""
+    net = Net()
+    roots = [net.conv("x", 2, taps=1) for _ in range(parts)]
+    taken = Selection.side_by_side([2] * parts, 1, np.zeros(0))
+    name = "concatenation"
+    net._value(name, 2 * parts, SIZE)
+    net.graph.nodes[name] = Linear(name, name, dict(zip(roots, taken, strict=True)))
+    plan = net.plan(net.relu(name))
+    assert_sound(net, plan)
+    assert [fold.value for fold in plan.folds] == [name] * goes
 
 
 def resized_like(net: Net, root: str, other: str) -> str:

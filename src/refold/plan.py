@@ -231,9 +231,8 @@ class _Planner:
             if isinstance(cost, Obstruction):
                 return cost
             after += cost
-        dearer = after.excess_over(before)
-        if dearer is None and after.operators == before.operators and len(forms) > stage.readers:
-            dearer = f"{after.operators:,} operators as before"
+        saves_nothing = after.operators == before.operators and len(forms) > stage.readers
+        dearer = after.excess_over(before) or (f"{after.operators:,} operators as before" if saves_nothing else None)
         if dearer is None:
             return None
         shared = f" since {len(forms)} nodes read it" if len(forms) > 1 else ""

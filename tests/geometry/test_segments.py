@@ -212,6 +212,7 @@ def test_a_refusal_names_the_nearest_that_work(n: int, m: int, k: int, disciplin
             r"with 4 segments first kernel 7 or 13, "
             r"or discipline 'overlap'",
         ),
+        ((4, 3, 2), r"3 segments of 1 block would hold 6 items, and the 2 missing would leave a segment of padding alone"),
         ((20, 4, 2), r"4 segments of 3 blocks would hold 24 items, and the 4 missing are more than the one block \(of 2\) by which"),
         ((21, 4, 10, "published"), r"2 blocks leave out the newest 1 item; with 4 segments first kernel 3, or discipline 'overlap'"),
         ((33, 32), r"no first kernel cuts 33 items into 32 disjoint segments of nearly one size; take 17 or 33 segments, or discipline"),

@@ -401,7 +401,7 @@ def _slice(call: Call) -> Reading | Obstruction | None:
     x = call["self"]
     if not call.is_activation(x):
         return None
-    if _same_shape(x, call) and call["step"] == 1:
+    if _same_shape(x, call):
         return Reading({x: IDENTITY}, free=True)
     ndim = x.meta["val"].ndim
     axis = call["dim"] % ndim
