@@ -31,6 +31,7 @@ def changes(statement: str) -> set[str]:
         ("c = a < b", {"c = a <= b", "c = a >= b"}),
         ("c = a is b", {"c = a is not b"}),
         ("c = 3", {"c = 4", "c = 2"}),
+        ("c = 0.0", {"c = 1.0", "c = -1.0"}),
         ("c = 0.25", {"c = 1.25", "c = 0.5"}),
         ("c = True", {"c = False"}),
         ("c = not a", {"c = a"}),

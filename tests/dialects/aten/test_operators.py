@@ -89,6 +89,23 @@ def test_batch_norms(seed: int) -> None:
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
+def test_slices_of_sizes_that_are_known(seed: int) -> None:
+    """A reshape fixes the sizes, so that a slice may count from either end, and reach past it."""
+
+    def sliced(cut: Callable[[Tensor], Tensor]) -> nn.Module:
+        return Net(lambda s, x: s.n(cut(s.a(x.reshape(-1, 4, 8, 9)))), a=conv(), n=nn.BatchNorm2d(6))
+
+    rows: Rows = {
+        "both ends": (sliced(lambda y: y[..., 1:-1, 1:8]), ["reshape", "Conv2d"]),
+        "from the end": (sliced(lambda y: y[..., -7:-1, -8:8]), ["reshape", "Conv2d"]),
+        "past the end": (sliced(lambda y: y[..., 1:-1, 1:20]), ["reshape", "pad", "Conv2d"]),
+        "open": (sliced(lambda y: y[..., 1:, -8:]), ["reshape", "pad", "Conv2d"]),
+        "all": (sliced(lambda y: y[..., 0:20, -9:9]), ["reshape", "Conv2d"]),
+        "every second": (sliced(lambda y: y[..., ::2, ::2]), ["reshape", "Conv2d"]),
+    }
+    assert table_left(rows, noise(2, 4, 8, 9), noise(3, 4, 8, 9)) == expected_of(rows)
+
+
 def test_average_pools(seed: int) -> None:
     def beside(pool: nn.Module, **options: Any) -> nn.Module:
         return Net(lambda s, x: s.a(x) + s.b(s.pool(x)), a=conv(**options), b=conv(4, 6, 1, padding=0), pool=pool)
@@ -151,6 +168,7 @@ def test_paddings(seed: int) -> None:
         "circular_sided": (padded((1, 2, 0, 1), "circular"), in_front),
         "cropped": (padded((-1, -1, -1, 0)), in_front),
         "reflection": (padding(nn.ReflectionPad2d(1)), ONE),
+        "reflection_itself": (Net(lambda s, x: s.n(s.a(torch.ops.aten.reflection_pad2d(x, [1] * 4))), a=conv(padding=0), n=nn.BatchNorm2d(6)), ONE),
         "replication": (padding(nn.ReplicationPad2d(1)), ONE),
         "circular": (padding(nn.CircularPad2d(1)), ONE),
         "channels": (padded((0, 0, 0, 0, 1, 1), inputs=6), in_front),

@@ -11,7 +11,10 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 import refold
+from refold.dialects.onnx import OnnxModel
 from refold.folding import FoldResult
+from refold.graph import Linear
+from refold.maps import IDENTITY, Scalar
 from tests.dialects.onnx.models import batch_norm, kinds, model_of, random, rep_block, run, run_reference
 
 Shape = Sequence[int | str | None]
@@ -215,6 +218,75 @@ def test_cropping_by_slices_behind_a_convolution(opset: int, x: Shape) -> None:
         cut = helper.make_node("Slice", ["c", "starts", "ends", "axes"], ["y"])
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), cut]
     folded(model_of(nodes, constants, x, opset=opset), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_what_moves_items_apart_is_no_crop() -> None:
+    """A scale that a transposed convolution of one tap undoes leaves zeros between the items, and those alone."""
+    constants = {"s": np.full((4, 1, 1), 2, np.float32), "w": np.full((4, 1, 1, 1), 0.5, np.float32)}
+    nodes = [
+        helper.make_node("Mul", ["x", "s"], ["m"]),
+        helper.make_node("ConvTranspose", ["m", "w"], ["y"], strides=[2, 2], group=4),
+    ]
+    folded(model_of(nodes, constants, (1, 4, "H", "W")), ["ConvTranspose"], x_of(1, 4, 3, 5))
+
+
+def test_parts_that_are_put_together_as_they_were_change_nothing() -> None:
+    constants = {"zero": np.asarray([0]), "one": np.asarray([1]), "end": np.asarray([2**62]), "axis": np.asarray([2])}
+    nodes = [
+        helper.make_node("Slice", ["x", "zero", "one", "axis"], ["top"]),
+        helper.make_node("Slice", ["x", "one", "end", "axis"], ["rest"]),
+        helper.make_node("Concat", ["top", "rest"], ["y"], axis=2),
+    ]
+    node = OnnxModel(model_of(nodes, constants)).graph.nodes["y"]
+    assert isinstance(node, Linear)
+    assert dict(node.terms) == {"x": IDENTITY}
+
+
+@pytest.mark.parametrize("chosen", [[3, 0], [-1, 0], [-1, -4, 2]])
+def test_channels_are_taken_from_either_end(chosen: list[int]) -> None:
+    constants = {"w": random(4, 4, 3, 3), "i": np.asarray(chosen)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Gather", ["c", "i"], ["y"], axis=1)]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_a_split_along_a_free_axis_is_left() -> None:
+    constants = {"w": random(4, 4, 1, 1)}
+    nodes = [
+        helper.make_node("Split", ["x"], ["a", "b"], axis=2, num_outputs=2),
+        helper.make_node("Conv", ["a", "w"], ["c"]),
+        helper.make_node("Sub", ["c", "b"], ["y"]),
+    ]
+    model = model_of(nodes, constants, (1, 4, "H", "W"), opset=18)
+    folded(model, ["Split", "Conv", "Sub"], x_of(1, 4, 6, 5))
+
+
+@pytest.mark.parametrize("equation", ["oc,bchw->bohw", "bchw,oc->bohw"])
+def test_an_einsum_with_a_matrix_joins_a_convolution(equation: str) -> None:
+    constants = {"w": random(4, 4, 3, 3), "m": random(4, 4)}
+    operands = ["m", "v"] if equation.startswith("oc") else ["v", "m"]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v"]), helper.make_node("Einsum", operands, ["y"], equation=equation)]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize(("operation", "scale"), [("Mul", 2.0), ("Div", 0.5)])
+def test_one_number_for_all_channels_is_one_weight(operation: str, scale: float) -> None:
+    graph = OnnxModel(model_of([helper.make_node(operation, ["x", "s"], ["y"])], {"s": np.float32(2)})).graph
+    node = graph.nodes["y"]
+    assert isinstance(node, Linear)
+    assert (node.weights, dict(node.terms)) == (1, {"x": Scalar(scale)})
+
+
+@pytest.mark.parametrize("shape", [[20, 19], [19, 20], [20, 20]])
+def test_an_output_shape_that_asks_for_negative_padding_is_refused(shape: list[int]) -> None:
+    """An output that is larger on some axis than what the kernel reaches, 19 items."""
+    constants = {"w": random(4, 3, 3, 3)}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 2], output_shape=shape),
+        batch_norm("c", "y", 3, constants),
+    ]
+    result = refold.fold(model_of(nodes, constants))
+    assert result.report.folds == ()
+    assert any("its output shape asks for the negative padding" in refusal.fact for refusal in result.report.refusals)
 
 
 def test_a_strided_slice() -> None:

@@ -264,7 +264,7 @@ def _as_padding(result: Array, labels: Array) -> tuple[tuple[tuple[int, int], ..
     corner = np.argwhere(result == labels.flat[0])
     if result.ndim != labels.ndim or len(corner) != 1 or result.shape[:2] != labels.shape[:2]:
         return None
-    begin = [int(at) for at in corner[0]]
+    (begin,) = corner.tolist()
     pads = tuple((at, whole - size - at) for at, whole, size in zip(begin, result.shape, labels.shape, strict=True))
     middle = tuple(slice(at, at + size) for at, size in zip(begin, labels.shape, strict=True))
     if not np.array_equal(result[middle], labels):
