@@ -485,7 +485,9 @@ def test_a_map_costs_what_it_does_to_all_that_a_mean_is_taken_of() -> None:
     assert isinstance(conv, Linear)
     pooled = Rearrangement.mean([size_of(1, "n"), size_of(6), size_of(SIZE)], (2,), keeps=False)
     net.graph.values["mean"] = Value("mean", (None, 6), (2, 6))
-    moved = Moved(conv.terms["x"], None, Layout((Step("mean", pooled, (2, 6), mean_of=SIZE),), pooled))
+    layer = conv.terms["x"]
+    assert isinstance(layer, Formula)
+    moved = Moved(layer, None, Layout((Step("mean", pooled, (2, 6), mean_of=SIZE),), pooled))
     node = Linear("mean", "mean", {"x": moved}, conv.weights)
     assert cost_as_it_stands(node, net.graph) == cost_as_it_stands(conv, net.graph) == Cost(1, 2 * SIZE * 6 * 4 * 3, 6 * 4 * 3)
 
@@ -696,6 +698,16 @@ def test_a_folded_network_has_nothing_left_to_fold(drawn: tuple[Net, tuple[str, 
     plan = net.plan(*outputs)
     again = folded(net, plan).plan(*outputs)
     assert [(fold.value, fold.before, fold.after) for fold in again.folds] == []
+
+
+def test_what_comes_to_nothing_by_itself_is_no_fold() -> None:
+    """Twice and then half of a value is the value: there is no operator to write for that."""
+    net = Net()
+    front = net.relu("x")
+    twice = net.scalar(front, 2.0)
+    assert net.plan(net.relu(net.scalar(twice, 0.5))).folds == ()
+    (fold,) = net.plan(net.relu(net.conv(net.scalar(twice, 0.5)))).folds
+    assert list(fold.form) == [front]
 
 
 def test_a_value_that_is_kept_stays_as_it_is_made() -> None:

@@ -281,6 +281,17 @@ def test_a_fixed_shape_between_two_maps_keeps_the_number_of_channels() -> None:
     assert refused.fact == "`y` between the two states the number of channels, which would be 5 there"
 
 
+def test_a_map_that_changes_sizes_does_not_pass_what_states_them() -> None:
+    """Turned by a permutation of both axes, a convolution without padding gives fewer items than the permutation says."""
+    shape = (BATCH, 3, 5, 6)
+    turned = moved(Rearrangement.permutation(sizes(shape), (0, 1, 3, 2)), (BATCH, 3, 6, 5))
+    for padding, stride, passes in ((1, 1, True), (0, 1, False), (1, 2, False)):
+        point, window = convolution(numbers(1, 4, 3, 1, 1)), convolution(numbers(2, 5, 4, 3, 3), padding=padding, stride=stride)
+        whole = chained(shape, Leaf(point), turned, Leaf(window))
+        assert isinstance(whole, Moved)
+        assert (whole.before is None, whole.after is None) == (passes, not passes)
+
+
 def test_what_a_resized_step_gives() -> None:
     whole = chained(SHAPE, mixed(4, 4), turn(), Leaf(linear(numbers(3, 5, 4))))
     assert isinstance(whole, Moved)

@@ -90,7 +90,7 @@ def test_the_geometry_of_a_transposed_convolution_goes_round(kernel: int, dilati
     def is_taken(pair: tuple[int, int], extra: int) -> bool:
         return min(*pair, extra) >= 0 and extra < max(upsample, dilation) and (not symmetric or pair[0] == pair[1])
 
-    layers = [(pair, extra) for pair in itertools.product(range(9), repeat=2) for extra in range(max(upsample, dilation))]
+    layers = [((one, two), extra) for one in range(9) for two in range(9) for extra in range(max(upsample, dilation))]
     possible = {made(*layer) for layer in layers if is_taken(*layer)}
     for stride, before, after in itertools.product((1, 2, 3), range(-2, 6), range(-2, 6)):
         window = Window(kernel, stride, dilation, before, after, upsample)

@@ -19,6 +19,7 @@ from refold.algebra import (
     Obstruction,
     Rearrangement,
     Selection,
+    _kernels,
     compose_formulas,
     convolution,
     move_back,
@@ -26,7 +27,6 @@ from refold.algebra import (
     scale_and_shift,
     window,
 )
-from refold.algebra import _kernels
 from refold.algebra._rearrangement import size_of
 from refold.geometry import Window
 from tests.algebra.oracle import numbers
@@ -155,14 +155,14 @@ def apply(formula: Formula, x: np.ndarray) -> np.ndarray:
     rank = len(value.windows)
     channel = x.ndim - 1 - rank
     moved = np.moveaxis(x, channel, 0)
-    pads = [(0, 0)] * (moved.ndim - rank) + [(window.before, window.after) for window in value.windows]
+    pads = [(0, 0)] * (moved.ndim - rank) + [(one.before, one.after) for one in value.windows]
     moved = np.pad(moved, pads)
     each = value.kernel.shape[1]
     out = []
     for o in range(value.out_channels):
         start = o // (value.out_channels // value.groups) * each
         total = np.zeros(())
-        for tap in itertools.product(*(range(window.kernel) for window in value.windows)):
+        for tap in itertools.product(*(range(one.kernel) for one in value.windows)):
             cut: Any = (Ellipsis, *(slice(t, t + size) for t, size in zip(tap, x.shape[channel + 1 :], strict=True)))
             part = moved[start : start + each][cut]
             total = total + np.tensordot(value.kernel[(o, slice(None), *tap)], part, 1)
@@ -406,7 +406,9 @@ def test_a_map_that_was_carried_pads_with_what_it_padded_with() -> None:
     assert not isinstance(passed, Obstruction)
     assert passed[0].fill is not None
     assert np.array_equal(passed[0].fill, fill)
-    assert np.array_equal(passed[0].evaluate().fill, fill)
+    made = passed[0].evaluate().fill
+    assert made is not None
+    assert np.array_equal(made, fill)
 
 
 def test_a_map_whose_axes_stay_is_carried_as_it_is() -> None:

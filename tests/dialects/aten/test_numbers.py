@@ -79,9 +79,7 @@ def test_numbers_are_read_while_tracing(rule: Callable[[Gated, Tensor], Tensor],
     assert type(model.alpha.data) is Tensor
 
 
-@pytest.mark.parametrize(
-    ("shape", "single"), [((), True), ((1,), True), ((1, 1), True), ((2,), False), ((1, 3), False), ((0,), False)]
-)
+@pytest.mark.parametrize(("shape", "single"), [((), True), ((1,), True), ((1, 1), True), ((2,), False), ((1, 3), False), ((0,), False)])
 def test_only_what_holds_one_number_is_known(shape: tuple[int, ...], single: bool) -> None:
     """Values of whole weights would be a copy of the network."""
     assert _is_single(torch.zeros(shape)) == single

@@ -168,7 +168,10 @@ def test_paddings(seed: int) -> None:
         "circular_sided": (padded((1, 2, 0, 1), "circular"), in_front),
         "cropped": (padded((-1, -1, -1, 0)), in_front),
         "reflection": (padding(nn.ReflectionPad2d(1)), ONE),
-        "reflection_itself": (Net(lambda s, x: s.n(s.a(torch.ops.aten.reflection_pad2d(x, [1] * 4))), a=conv(padding=0), n=nn.BatchNorm2d(6)), ONE),
+        "reflection_itself": (
+            Net(lambda s, x: s.n(s.a(torch.ops.aten.reflection_pad2d(x, [1] * 4))), a=conv(padding=0), n=nn.BatchNorm2d(6)),
+            ONE,
+        ),
         "replication": (padding(nn.ReplicationPad2d(1)), ONE),
         "circular": (padding(nn.CircularPad2d(1)), ONE),
         "channels": (padded((0, 0, 0, 0, 1, 1), inputs=6), in_front),

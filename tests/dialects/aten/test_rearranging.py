@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
@@ -140,11 +140,28 @@ class Narrowed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.front(x)
-        return torch.relu(self.behind(y)) + y.narrow(1, 0, x.shape[2]).mean(1, keepdim=True)
+        z: Tensor = torch.relu(self.behind(y)) + y.narrow(1, 0, x.shape[2]).mean(1, keepdim=True)
+        return z
 
 
-def test_as_many_channels_as_a_free_size_says_are_left_to_the_network(seed: int) -> None:
-    model = settled(Narrowed())
+class Split(nn.Module):
+    """The rest of the channels, behind as many as the input has rows, and the lower half of those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.behind = nn.Conv2d(4, 9, 1), nn.Conv2d(9, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.front(x)
+        _, rest = y.split([x.shape[2], 9 - x.shape[2]], 1)
+        _, low = self.behind(y).split([1, x.shape[2] - 1], 2)
+        z: Tensor = rest.mean((1, 2)) + low.mean((1, 2))
+        return z
+
+
+@pytest.mark.parametrize("make", [Narrowed, Split])
+def test_as_many_channels_as_a_free_size_says_are_left_to_the_network(make: type[nn.Module], seed: int) -> None:
+    model = settled(make())
     folded = refold.fold(model, (noise(*SHAPE),)).model
     for rows in (5, 3):
         x = noise(2, 4, rows, 6)

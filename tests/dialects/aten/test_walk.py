@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
@@ -55,3 +58,42 @@ def test_a_cast_to_whole_numbers_is_one_in_float64_too(seed: int) -> None:
     x = noise(2, 4, 5, 6)
     walk = Walk(settled(Net(lambda s, x: (3 * x).to(torch.int32).to(torch.float32) * 2)), (x.float(),), {})
     assert (walk.steps[walk.outputs[0]].value == 2 * (3 * x.float().double()).trunc().numpy()).all()
+
+
+MEMBERS: dict[str, nn.Module] = {
+    "a": nn.Conv2d(4, 4, 3, stride=(2, 1), padding=1, dilation=(1, 2), bias=False),
+    "t": nn.ConvTranspose2d(4, 4, 2),
+    "l": nn.Linear(6, 6),
+    "n": nn.BatchNorm2d(4, eps=0.5),
+    "p": nn.ReflectionPad2d(1),
+}
+KINDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "convolution": (
+        lambda s, x: s.a(x),
+        "convolution",
+        {"stride": (2, 1), "dilation": (1, 2), "padding": ((1, 1), (1, 1)), "groups": 1, "bias": False},
+    ),
+    "transposed convolution": (lambda s, x: s.t(x), "transposed_convolution", {"bias": True}),
+    "matrix": (lambda s, x: s.l(x), "linear", {"bias": True}),
+    "batch norm": (lambda s, x: s.n(x), "batch_norm", {"eps": 0.5, "weight": True, "bias": True}),
+    "padding": (lambda s, x: s.p(x), "pad", {"mode": "reflect"}),
+    "sum": (lambda s, x: x + x.relu(), "add", {}),
+    "difference": (lambda s, x: x.relu() - x, "add", {}),
+    "shift": (lambda s, x: x + s.one, "shift", {"constant": "`one` (=0.5)", "kept": "inputs_0"}),
+    "scale": (lambda s, x: s.each * x, "scale", {"constant": "`each` (=4 x 1 x 1 numbers)", "kept": "inputs_0"}),
+    "a number on top": (lambda s, x: x.relu() + 1, "add", {}),
+    "product of two": (lambda s, x: x * x.relu(), "mul", {}),
+    "activation": (lambda s, x: x.sigmoid(), "sigmoid", {}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_walk_names_each_operator_in_the_common_words(name: str, seed: int) -> None:
+    forward, kind, options = KINDS[name]
+    model = settled(Net(forward, **MEMBERS))
+    model.one, model.each = nn.Parameter(torch.tensor(0.5).double()), nn.Parameter(noise(4, 1, 1))
+    x = noise(2, 4, 5, 6)
+    walk = Walk(model, (x,), {})
+    step = walk.steps[walk.outputs[0]]
+    assert (step.kind, dict(step.options)) == (kind, options)
+    assert torch.equal(torch.from_numpy(step.value), model(x).detach())

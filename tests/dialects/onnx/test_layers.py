@@ -88,7 +88,12 @@ def emitted(mapped: Scalar | Leaf, dimensions: int, opset: int) -> tuple[list[st
     ends = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None] * dimensions) for name in ("x", nodes[-1].output[0])]
     graph = helper.make_graph(nodes, "layers", ends[:1], ends[1:], layers.initializers)
     evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
-    return [node.op_type for node in nodes], lambda x: evaluator.run(None, {"x": x})[0]
+
+    def run(x: Any) -> Any:
+        (result,) = evaluator.run(None, {"x": x})
+        return result
+
+    return [node.op_type for node in nodes], run
 
 
 @pytest.mark.parametrize("opset", [9, 10, 13, 17])

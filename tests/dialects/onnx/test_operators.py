@@ -11,9 +11,9 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 import refold
-from refold.dialects.onnx import OnnxModel
+from refold.dialects.onnx import OnnxModel, _constants, _read
 from refold.folding import FoldResult
-from refold.graph import Linear
+from refold.graph import Linear, Opaque
 from refold.maps import IDENTITY, Scalar
 from tests.dialects.onnx.models import batch_norm, kinds, model_of, random, rep_block, run, run_reference
 
@@ -195,6 +195,62 @@ def test_padding_in_front_of_a_convolution(mode: str, opset: int) -> None:
     assert kinds(written(result)) == expected
     assert result.report.certificate is not None
     assert result.report.certificate.passed
+
+
+@pytest.mark.parametrize("level", [-np.inf, np.nan, None])
+def test_a_padding_with_no_number_or_one_made_at_run_time_is_left(level: float | None) -> None:
+    pads = {"pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1])}
+    constants = pads if level is None else pads | {"level": np.float32(level)}
+    most = [helper.make_node("ReduceMax", ["x"], ["level"], keepdims=0)] if level is None else []
+    nodes = [*most, helper.make_node("Pad", ["x", "pads", "level"], ["y"])]
+    assert isinstance(OnnxModel(model_of(nodes, constants)).graph.nodes["y"], Opaque)
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "listed"), [((4, 4, 3), 0, [1, 0]), ((1, "C", 3), 1, [0]), ((1, 4, "W"), 2, [1]), ((1, 4, 3), 1, [])]
+)
+def test_parts_that_are_no_channels_are_left(x: Shape, axis: int, listed: list[int]) -> None:
+    nodes = [helper.make_node("Gather", ["x", "i"], ["y"], axis=axis)]
+    model = model_of(nodes, {"i": np.asarray(listed, np.int64)}, x)
+    assert isinstance(OnnxModel(model).graph.nodes["y"], Opaque)
+
+
+def test_a_dropout_of_a_constant_is_left() -> None:
+    constants = {"w": random(4, 4, 1, 1), "c": random(1, 4, 1, 1)}
+    nodes = [
+        helper.make_node("Dropout", ["c"], ["d"]),
+        helper.make_node("Conv", ["x", "w"], ["v"]),
+        helper.make_node("Add", ["v", "d"], ["y"]),
+    ]
+    assert all(set(node.terms) <= {"x", "v"} for node in OnnxModel(model_of(nodes, constants)).graph.linear())
+    folded(model_of(nodes, constants), ["Dropout", "Conv", "Add"], x_of(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize(("training", "kept"), [("", True), ("no", True), ("yes", False), ("given", False)])
+def test_a_dropout_is_passed_where_it_is_known_to_do_nothing(training: str, kept: bool) -> None:
+    constants = {"ratio": np.float32(0.5), "no": np.asarray(False), "yes": np.asarray(True)}
+    given = [helper.make_node("IsNaN", ["one"], ["given"]), helper.make_node("ReduceMax", ["x"], ["one"], keepdims=0)][::-1]
+    nodes = [*(given if training == "given" else []), helper.make_node("Dropout", ["x", "ratio", training], ["y"])]
+    graph = OnnxModel(model_of(nodes, {name: value for name, value in constants.items() if name in ("ratio", training)})).graph
+    assert isinstance(graph.nodes["y"], Linear) == kept
+
+
+def test_a_reading_that_does_not_give_the_inferred_shape_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": random(4, 4, 1, 1)})
+    assert isinstance(OnnxModel(model).graph.nodes["y"], Linear)
+    monkeypatch.setattr(_read, "_agrees", lambda call, reading: False)
+    assert isinstance(OnnxModel(model).graph.nodes["y"], Opaque)
+
+
+def test_constants_of_many_numbers_or_of_a_shape_that_is_not_known_are_not_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = {"w": random(2, 2, 2, 2)}
+    sum_of = [helper.make_node("ReduceMax", ["c"], ["m"]), helper.make_node("Add", ["x", "m"], ["y"])]
+    product = [helper.make_node("Mul", ["w", "w"], ["c"]), *sum_of]
+    places = [helper.make_node("NonZero", ["w"], ["n"]), helper.make_node("Cast", ["n"], ["c"], to=TensorProto.FLOAT), *sum_of]
+    assert list(OnnxModel(model_of(product, constants)).graph.nodes) == ["y"]
+    assert "n" in OnnxModel(model_of(places, constants)).graph.nodes
+    monkeypatch.setattr(_constants, "LARGEST", 15)
+    assert "c" in OnnxModel(model_of(product, constants)).graph.nodes
 
 
 def test_padding_with_a_value_and_on_some_axes() -> None:

@@ -22,7 +22,8 @@ from refold.dialects.aten._sizes import fixed, shape_of
 ENTRIES = ("aten.slice_scatter.default", "aten.select_scatter.default", "aten.cat.default", "aten.copy.default")
 TRIALS = (((9, 2), (14, 4)), ((41, 8), (66, 20)), ((161, 32), (266, 80)), ((641, 128), (1066, 320)))
 """Sizes for the free symbols of the graph, as the first and the step to the next, in pairs: a padding that comes out alike for both of a
-pair does not hang on the sizes, nor on two of them being equal, nor, since each differs by an odd number, on a power of 2. A pair is too small where a place of the network is left no room."""
+pair does not hang on the sizes, nor on two of them being equal, nor, since each differs by an odd number, on a power of 2. A pair is too
+small where a place of the network is left no room."""
 LARGEST = 1 << 24
 """Places of a tensor that are followed; where free sizes multiply, the larger trials go far beyond."""
 ROOM = 3

@@ -451,6 +451,6 @@ def _dropout(call: Call) -> Reading | Obstruction | None:
     x, training = call.x, call.input(2)
     if not call.is_activation(x) or any(call.node.output[1:]):
         return None
-    if training and not (call.is_constant(training) and not bool(call.value(training).any())):
+    if training and not (call.is_constant(training) and not call.value(training).item()):
         return None
     return Reading({x: IDENTITY})
