@@ -19,6 +19,8 @@ from refold.algebra import (
     Obstruction,
     Rearrangement,
     Selection,
+    add_formulas,
+    compose_formulas,
     convolution,
     scale_and_shift,
     transposed_convolution,
@@ -28,7 +30,7 @@ from refold.algebra._rearrangement import size_of
 from refold.geometry import Window
 from refold.graph import Graph, Linear, Opaque
 from refold.maps import Layout, Map, Moved, Scalar, Step, Value, compose_maps
-from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
+from refold.plan import Cost, Plan, _takes_part, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 
 SIZE = 7
@@ -510,6 +512,24 @@ def test_a_map_of_all_channels_is_not_torn_apart_by_those_that_read_some() -> No
     assert {refusal.law for refusal in plan.refusals if refusal.node == norm} == {"selection"}
 
 
+def test_which_maps_read_a_part_of_the_channels() -> None:
+    some, turned = (Selection(sources, 4, 1, np.zeros(0)) for sources in ((2, 0), (3, 2, 1, 0)))
+    down, up = (Leaf(convolution(numbers(seed, out, inputs, 1))) for seed, out, inputs in ((1, 2, 4), (2, 4, 2)))
+
+    def of(one: Formula | Obstruction) -> bool:
+        assert isinstance(one, Formula)
+        return _takes_part(one)
+
+    assert (of(some), of(turned), of(down)) == (True, False, False)
+    assert of(add_formulas(some, some, (None,)))
+    assert not of(add_formulas(some, down, (None,)))
+    assert not of(add_formulas(down, some, (None,)))
+    assert of(compose_formulas(up, some, (None,)))
+    assert not of(compose_formulas(some, compose_formulas(up, down, (None,)), (None,)))  # type: ignore[arg-type]
+    assert _takes_part(Moved(some))
+    assert not _takes_part(Scalar(2.0))
+
+
 def test_a_map_joins_the_one_reader_that_takes_some_of_its_channels() -> None:
     net = Net()
     conv = net.conv("x")
@@ -708,6 +728,15 @@ def test_what_comes_to_nothing_by_itself_is_no_fold() -> None:
     assert net.plan(net.relu(net.scalar(twice, 0.5))).folds == ()
     (fold,) = net.plan(net.relu(net.conv(net.scalar(twice, 0.5)))).folds
     assert list(fold.form) == [front]
+
+
+def test_a_norm_joins_the_layer_in_front_before_it_is_spread_over_its_readers() -> None:
+    """In its two readers it would save no operator, and the layer in front could join neither."""
+    net = Net()
+    norm = net.norm(net.conv("x"))
+    plan = net.plan(net.relu(net.conv(norm, taps=1)), net.relu(net.add(norm, "x")))
+    assert_sound(net, plan)
+    assert [[node.operation for node in fold.nodes] for fold in plan.folds] == [["conv", "norm"]]
 
 
 def test_a_value_that_is_kept_stays_as_it_is_made() -> None:

@@ -439,3 +439,10 @@ def test_channels_in_another_order_do_not_join_a_map_that_pads_them_with_constan
     refused = move_forward(Leaf(padded), total)
     assert isinstance(refused, Obstruction)
     assert refused.law == "composition"
+
+
+@pytest.mark.parametrize("items", [1, 2, 5])
+def test_an_axis_that_is_carried_whole_may_have_other_items(items: int) -> None:
+    total = joined((2, 3, 4), [("permute", (0, 2, 1))])
+    assert total is not None
+    assert total.resized(1, items) == joined((2, items, 4), [("permute", (0, 2, 1))])

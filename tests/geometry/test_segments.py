@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +47,26 @@ def faults(segments: list[set[int]], length: int, count: int) -> list[str]:
     if any(len(segment) != max(segment) - min(segment) + 1 for segment in segments if segment):
         broken.append("holes")
     return broken
+
+
+def test_stages_make_a_plan_where_every_item_is_read_and_no_segment_is_empty() -> None:
+    """All small stages, by following every tap."""
+    stages = [Window(kernel, stride, before=before) for kernel, stride, before in itertools.product((1, 2, 3), (1, 2, 3), (0, 1, 3))]
+    taken = 0
+    for first, second, length in itertools.product(stages, stages, (1, 4, 6)):
+        try:
+            count = second.output_size(first.output_size(length))
+        except GeometryError:
+            continue
+        raw: Any = SimpleNamespace(length=length, stages=(first, second), blocks=first.output_size(length))
+        is_right = not faults(reads(raw), length, count) and first.kernel >= first.stride
+        for segments in (count, count + 1):
+            if is_right and segments == count:
+                taken += SegmentPlan(length, segments, "disjoint", (first, second)).segments == count
+            else:
+                with pytest.raises(GeometryError, match="that hold every item and are never empty"):
+                    SegmentPlan(length, segments, "disjoint", (first, second))
+    assert taken > 50
 
 
 def disjoint_cuts(length: int, count: int, first_kernel: int) -> list[int]:

@@ -181,6 +181,19 @@ def test_a_part_of_a_value_with_an_axis_more_is_no_padding_of_it(seed: int) -> N
     assert find_padding(end.args[0][0], Constants(program)) is None
 
 
+def test_a_border_written_with_places_of_another_axis_is_no_padding(seed: int) -> None:
+    """As many rows as channels, so that a channel fits where a row is."""
+
+    def written(x: Tensor) -> Tensor:
+        y = F.pad(x, (1, 1, 1, 1))
+        y[:, :, -1] = y[:, 0].clone()
+        return y
+
+    program = AtenModel(settled(Net(lambda s, x: written(s.a(x)), a=conv(4, 4))), (noise(2, 4, 2, 6),)).traced.program
+    *_, end = program.graph.nodes
+    assert find_padding(end.args[0][0], Constants(program)) is None
+
+
 def test_each_side_is_padded_by_its_own(seed: int) -> None:
     def written(x: Tensor, level: Tensor) -> Tensor:
         y = F.pad(x, (0, 1, 3, 0))
