@@ -570,6 +570,17 @@ def test_a_concatenation_of_up_to_six_parts_goes_whole(parts: int, goes: bool) -
     assert [fold.value for fold in plan.folds] == [name] * goes
 
 
+def test_what_rearranges_behind_a_fold_is_counted() -> None:
+    net = Net()
+    norm = net.norm(net.conv("x", taps=1))
+    turned = Rearrangement.permutation([size_of(1, "n"), size_of(4), size_of(SIZE)], (0, 2, 1))
+    net.graph.values["turned"] = Value("turned", (None, SIZE, 4), (2, SIZE, 4))
+    step = Step("turned", turned, (2, SIZE, 4))
+    net.graph.nodes["turned"] = Linear("turned", "turned", {norm: Moved(Scalar(), None, Layout((step,), turned))})
+    (fold,) = net.plan(net.relu("turned")).folds
+    assert ([node.operation for node in fold.nodes], fold.before.operators, fold.after.operators) == (["conv", "norm", "turned"], 3, 2)
+
+
 def resized_like(net: Net, root: str, other: str) -> str:
     """A value put in a shape that is asked of another value when it is written."""
     shape = net.graph.values[root].example

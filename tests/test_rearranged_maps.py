@@ -233,6 +233,7 @@ def test_on_which_side_a_rearrangement_stays() -> None:
     assert sides(chained(SHAPE, norm, turn(), token)) == (True, False)
     assert sides(chained(SHAPE, Scalar(2.0, 1.0), turn(), token)) == (True, False)
     assert sides(chained(SHAPE, mixed(4, 4, 3), turn(), Scalar(2.0, 1.0))) == (False, True)
+    assert sides(chained(SHAPE, norm, turn(), Scalar(2.0, 1.0))) == (False, True)
     assert sides(chained(SHAPE, mixed(4, 4, 3), turn(), turn(TURNED))) == (False, False)
     assert sides(chained(SHAPE, turn(), turn(TURNED))) == (False, False)
     assert sides(chained(SHAPE, turn(), token, turn((BATCH, 6, 5)))) == (False, False)

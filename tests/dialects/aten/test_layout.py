@@ -186,7 +186,7 @@ def test_a_border_written_with_places_of_another_axis_is_no_padding(seed: int) -
 
     def written(x: Tensor) -> Tensor:
         y = F.pad(x, (1, 1, 1, 1))
-        y[:, :, -1] = y[:, 0].clone()
+        y[:, :, -1].copy_(y[:, 0].clone())
         return y
 
     program = AtenModel(settled(Net(lambda s, x: written(s.a(x)), a=conv(4, 4))), (noise(2, 4, 2, 6),)).traced.program

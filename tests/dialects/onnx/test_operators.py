@@ -215,6 +215,12 @@ def test_parts_that_are_no_channels_are_left(x: Shape, axis: int, listed: list[i
     assert isinstance(OnnxModel(model).graph.nodes["y"], Opaque)
 
 
+@pytest.mark.parametrize(("outputs", "kept"), [(["y"], True), (["y", ""], True), (["y", "mask"], False)])
+def test_a_dropout_that_also_gives_its_mask_is_left(outputs: list[str], kept: bool) -> None:
+    graph = OnnxModel(model_of([helper.make_node("Dropout", ["x"], outputs)], {})).graph
+    assert isinstance(graph.nodes["y"], Linear) == kept
+
+
 def test_a_dropout_of_a_constant_is_left() -> None:
     constants = {"w": random(4, 4, 1, 1), "c": random(1, 4, 1, 1)}
     nodes = [

@@ -246,9 +246,9 @@ def _needs_pad(formula: Formula) -> bool:
 
 
 def _only_moves(formula: Formula) -> bool:
-    """Whether it crops and pads and changes no number."""
+    """Whether it crops and pads and changes no number, of those that put no zeros between items."""
     stencil = formula.stencil
-    if not stencil.moves_channels_alone or any(window.stride > 1 or window.upsample > 1 for window in stencil.windows):
+    if not stencil.moves_channels_alone or any(window.stride > 1 for window in stencil.windows):
         return False
     return bool((formula.evaluate().kernel == 1).all()) and not _has_bias(formula)
 
