@@ -246,6 +246,16 @@ def test_a_refusal_is_that_of_the_way_that_was_tried_first() -> None:
     assert (across.law, across.fact[:34]) == ("rearrangement", "the map moves along axis 0 behind ")
 
 
+def test_an_axis_that_is_split_in_ways_with_nothing_in_common_is_refused() -> None:
+    pair, six, turned = (BATCH, 2, 3), (BATCH, 6), (BATCH, 3, 2)
+    merge = moved(Rearrangement.reshape(sizes(pair), sizes(six)), six)
+    split = moved(Rearrangement.reshape(sizes(six), sizes(turned)), turned)
+    assert isinstance(split, Moved)
+    refused = chained(pair, merge, Moved(Leaf(linear(numbers(1, 2, 2))), split.after))
+    assert isinstance(refused, Obstruction)
+    assert (refused.law, refused.fact) == ("rearrangement", "two rearrangements split an axis in ways that have nothing in common")
+
+
 def test_branches_that_rearrange_in_different_ways_are_not_summed() -> None:
     root = Value("x", (None, 4, 4), (BATCH, 4, 4))
     result = sum_maps(turn((BATCH, 4, 4)), mixed(4, 4), root)

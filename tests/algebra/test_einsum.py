@@ -29,8 +29,8 @@ def test_a_matrix_along_an_axis(x: str, result: str, weight: str, matrix: int) -
 @pytest.mark.parametrize(
     "equation",
     [
-        "oc,bc", "oc,bhw->bhw", "oc,bohw->bohw", "oc,bchw->bohc", "oc,bchw->bhow", "oo,bo->bo", "oc,bcc->bo", "oc,bcb->bob", "c,bc->b", "oc,bc,b->o",
-        "oc,bc->boc", "oc,c...->o...", "oci,bc->bo", "oc,bc->bc", "o.,bc->bo", "oc,bx->bo", "oc,boc->boo", "->",
+        "oc,bc", "oc,bhw->bhw", "oc,bohw->bohw", "oc,bchw->bohc", "oc,bchw->bhow", "oo,bo->bo", "oc,bcc->bo", "oc,bcb->bob", "c,bc->b",
+        "oc,bc,b->o", "oc,bc->boc", "oc,c...->o...", "oci,bc->bo", "oc,bc->bc", "o.,bc->bo", "oc,bx->bo", "oc,boc->boo", "->",
     ],
 )  # fmt: skip
 def test_what_is_something_else(equation: str) -> None:

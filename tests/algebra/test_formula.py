@@ -209,3 +209,5 @@ def test_a_kernel_that_has_its_groups_already_is_not_copied() -> None:
     kernel = numbers(1, 4, 2, 3)
     assert _kernels.regroup(kernel, 2, 2) is kernel
     assert _kernels.regroup(kernel, 2, 1).shape == (4, 4, 3)
+    assert np.shares_memory(_kernels.dense_rows(kernel, 1, range(1, 3)), kernel)
+    assert np.array_equal(_kernels.dense_rows(kernel, 1, range(1, 3)), kernel[1:3])

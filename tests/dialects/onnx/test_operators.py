@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 import refold
-from refold.dialects.onnx import OnnxModel, _constants, _read
+from refold.dialects.onnx import OnnxModel, _constants, _operators, _read
 from refold.folding import FoldResult
 from refold.graph import Linear, Opaque
 from refold.maps import IDENTITY, Scalar
@@ -402,6 +402,20 @@ def test_a_lone_scale_and_shift() -> None:
     chain = [helper.make_node("Mul" if name in "ac" else "Add", [before, name], [after])
              for before, name, after in zip(["x", "1", "2", "3"], "abcd", ["1", "2", "3", "y"], strict=True)]  # fmt: skip
     folded(model_of(chain, constants, (1, 4, "H", "W")), ["Mul", "Add"], x_of(1, 4, 3, 3))
+
+
+@pytest.mark.parametrize(("parts", "axis"), [(["x", "x"], 1), (["x", "c"], 1), (["x", "r"], 0), (["x", "r"], 1)])
+def test_a_concatenation_is_read_where_each_part_is_a_value_of_its_own(parts: list[str], axis: int) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Concat", parts, ["y"], axis=axis)]
+    graph = OnnxModel(model_of(nodes, {"c": random(1, 4, 9, 9)} if "c" in parts else {}, outputs=("y", "r"))).graph
+    assert isinstance(graph.nodes["y"], Linear) == (parts == ["x", "r"] and axis == 1)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_concatenation_of_very_many_parts_is_left(more: int) -> None:
+    names = [f"r{number}" for number in range(_operators.MANY + more)]
+    nodes = [*(helper.make_node("Relu", ["x"], [name]) for name in names), helper.make_node("Concat", names, ["y"], axis=1)]
+    assert isinstance(OnnxModel(model_of(nodes, {}, (1, 1, 2, 2))).graph.nodes["y"], Opaque) == bool(more)
 
 
 def test_branches_of_unlike_padding_become_one_convolution() -> None:
