@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from refold import algebra
-from refold.algebra import AffineConv, Leaf
-from refold.dialects.onnx._layers import Layers, OnnxTarget
+from refold.algebra import AffineConv, Formula, Leaf
+from refold.dialects.onnx._layers import Layers, OnnxTarget, _base
 from refold.dialects.onnx._tensors import Tensors
 from refold.geometry import Window
 from refold.maps import Scalar
@@ -141,3 +141,30 @@ def test_a_number_times_a_value_is_one_node() -> None:
 )  # fmt: skip
 def test_what_no_operator_says(value: AffineConv, dimensions: int) -> None:
     assert OnnxTarget().operators(Leaf(value), dimensions) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "base"),
+    [
+        (("",), "y"),
+        (("conv.weight",), "conv.folded"),
+        (("stage.a.weight", "stage.b.weight"), "stage.folded"),
+        (("stage.1.a.weight", "stage.1.b.c.weight", "stage.1.a.weight"), "stage.1.folded"),
+        (("stage.1.conv.weight", "stage.2.conv.weight"), "stage.folded"),
+        (("one.weight", "two.weight"), "y.folded"),
+    ],
+)
+def test_what_is_folded_is_named_after_what_its_kernels_share(names: tuple[str, ...], base: str) -> None:
+    norm = Leaf(scaled(1, scale=True, shift=True), ("norm.scale",))
+    total: Formula | None = None
+    for name in names:
+        layer = Leaf(convolved(1), (name,) if name else ())
+        joined = layer if total is None else algebra.add_formulas(total, layer, (None,))
+        assert isinstance(joined, Formula)
+        total = joined
+    assert total is not None
+    assert _base(total, "y") == base
+    assert _base(norm, "y") == "norm.folded"
+    behind = algebra.compose_formulas(total, norm, (None,)) if names[0] else total
+    assert isinstance(behind, Formula)
+    assert _base(behind, "y") == base

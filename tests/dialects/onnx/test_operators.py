@@ -70,6 +70,16 @@ def test_convolution_pads_itself(auto_pad: str, stride: int, taps: int) -> None:
     folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
 
 
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("taps", [2, 3, 4])
+def test_auto_pad_of_a_free_size_is_the_same_for_all_where_nothing_is_skipped(auto_pad: str, taps: int) -> None:
+    constants = {"w": random(6, 4, taps, taps)}
+    conv = helper.make_node("Conv", ["x", "w"], ["c"], auto_pad=auto_pad)
+    model = model_of([conv, batch_norm("c", "y", 6, constants)], constants, (1, 4, "H", "W"))
+    folded(model, ["Conv"], x_of(1, 4, 9, 8))
+    folded(model, ["Conv"], x_of(1, 4, 2, 5))
+
+
 def test_auto_pad_of_a_free_size_is_refused() -> None:
     constants = {"w": random(6, 4, 3, 3)}
     nodes = [
@@ -259,6 +269,56 @@ def test_constants_of_many_numbers_or_of_a_shape_that_is_not_known_are_not_worke
     assert "c" in OnnxModel(model_of(product, constants)).graph.nodes
 
 
+OF_CONSTANTS: dict[str, NodeProto] = {
+    one.op_type: one
+    for one in (
+        helper.make_node("Neg", ["c"], ["n"]),
+        helper.make_node("Identity", ["c"], ["n"]),
+        helper.make_node("Transpose", ["c"], ["n"], perm=[0, 2, 1]),
+        helper.make_node("Reshape", ["c", "shape"], ["n"]),
+        helper.make_node("Flatten", ["c"], ["n"]),
+        helper.make_node("ReduceMean", ["c"], ["n"], axes=[2]),
+        helper.make_node("GlobalAveragePool", ["c"], ["n"]),
+        helper.make_node("AveragePool", ["c"], ["n"], kernel_shape=[2]),
+        helper.make_node("Add", ["c", "c"], ["n"]),
+        helper.make_node("Sub", ["c", "s"], ["n"]),
+        helper.make_node("Mul", ["c", "s"], ["n"]),
+        helper.make_node("Div", ["c", "s"], ["n"]),
+        helper.make_node("Conv", ["c", "w"], ["n"]),
+        helper.make_node("ConvTranspose", ["c", "w"], ["n"]),
+        helper.make_node("MatMul", ["c", "m"], ["n"]),
+        helper.make_node("Gemm", ["m", "m"], ["n"]),
+        helper.make_node("Einsum", ["c", "m"], ["n"], equation="bct,to->bco"),
+        helper.make_node("Pad", ["c", "pads"], ["n"]),
+        helper.make_node("Slice", ["c", "zero", "one", "one"], ["n"]),
+        helper.make_node("Gather", ["c", "zero"], ["n"], axis=1),
+        helper.make_node("Split", ["c"], ["n", "rest"], axis=1),
+        helper.make_node("Concat", ["c", "d"], ["n"], axis=1),
+        helper.make_node("BatchNormalization", ["c", "v", "v", "v", "v"], ["n"]),
+        helper.make_node("Dropout", ["c"], ["n"]),
+    )
+}
+
+
+@pytest.mark.parametrize("operation", OF_CONSTANTS)
+def test_what_is_made_of_constants_alone_is_no_map(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are too many to work out they stay as they are made: a map is one of values that hang on an input."""
+    monkeypatch.setattr(_constants, "LARGEST", 0)
+    one = OF_CONSTANTS[operation]
+    stored = {
+        "c": random(1, 4, 6),
+        "d": random(1, 2, 6),
+        "s": np.float32(2),
+        "w": random(4, 4, 1),
+        "m": random(6, 6),
+        "v": np.ones(4, np.float32),
+    }
+    stored |= {"shape": np.asarray([4, 6]), "pads": np.asarray([0, 0, 1, 0, 0, 1]), "zero": np.asarray([0]), "one": np.asarray([1])}
+    nodes = [one, helper.make_node("ReduceMax", ["n"], ["most"], keepdims=0), helper.make_node("Mul", ["x", "most"], ["y"])]
+    model = model_of(nodes, {name: value for name, value in stored.items() if name in one.input}, opset=13)
+    assert isinstance(OnnxModel(model).graph.nodes["n"], Opaque)
+
+
 def test_padding_with_a_value_and_on_some_axes() -> None:
     constants = {"w": random(6, 4, 3, 3), "pads": np.asarray([1, 1]), "level": np.float32(0.5), "axes": np.asarray([-1])}
     nodes = [
@@ -338,6 +398,15 @@ def test_one_number_for_all_channels_is_one_weight(operation: str, scale: float)
     assert (node.weights, dict(node.terms)) == (1, {"x": Scalar(scale)})
 
 
+@pytest.mark.parametrize("number", [-1.0, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(), (4, 1, 1)])
+def test_a_value_over_a_constant_is_linear_but_over_zero(number: float, shape: tuple[int, ...]) -> None:
+    constants = {"c": np.full(shape, 2, np.float32)}
+    constants["c"][(0,) * len(shape)] = number
+    graph = OnnxModel(model_of([helper.make_node("Div", ["x", "c"], ["y"])], constants)).graph
+    assert isinstance(graph.nodes["y"], Linear) == (number != 0)
+
+
 @pytest.mark.parametrize("shape", [[20, 19], [19, 20], [20, 20]])
 def test_an_output_shape_that_asks_for_negative_padding_is_refused(shape: list[int]) -> None:
     """An output that is larger on some axis than what the kernel reaches, 19 items."""
@@ -371,6 +440,21 @@ def test_gemm_with_what_follows(trans_b: int, bias: tuple[int, ...] | None) -> N
         helper.make_node("Mul", ["g", "s"], ["y"]),
     ]
     folded(model_of(nodes, constants, ("N", 4)), ["Gemm"], x_of(3, 4))
+
+
+@pytest.mark.parametrize(("addend", "kept"), [("r", True), ("x", False), ("wide", False)])
+def test_gemm_may_add_another_value(addend: str, kept: bool) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("ReduceMax", ["x"], ["wide"], axes=[0]),
+        helper.make_node("Gemm", ["x", "w", addend], ["y"], beta=2.0),
+    ]
+    model = model_of(nodes, {"w": random(4, 4)}, (3, 4))
+    node = OnnxModel(model).graph.nodes["y"]
+    assert isinstance(node, Linear) == kept
+    if isinstance(node, Linear):
+        assert set(node.terms) == {"x", "r"}
+        assert node.terms["r"] == Scalar(2.0)
 
 
 def test_low_rank_adaptation() -> None:

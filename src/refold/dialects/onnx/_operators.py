@@ -131,7 +131,7 @@ def _padding(call: Call, taps: Sequence[int], strides: Sequence[int], dilations:
                         "fix the input size, or state `pads`",
                     )
                 # With stride 1 the padding is the same for every size.
-                items = size if isinstance(size, int) else 1 + dilations[axis] * taps[axis]
+                items = size if isinstance(size, int) else taps[axis]
                 way = "upper" if convention == "SAME_UPPER" else "lower"
                 pairs += same_padding((items,), (taps[axis],), (strides[axis],), (dilations[axis],), convention=way)  # type: ignore[arg-type]
             return pairs
