@@ -16,6 +16,7 @@ from tests.mutation import __main__
 from tests.mutation.children import Died, in_child
 from tests.mutation.equivalents import equivalents
 from tests.mutation.mutants import Mutant, drawn, mutants_of, mutated_tree
+from tests.mutation.reach import Reach
 from tests.mutation.rooms import ROOMS, ROOT, module_of
 
 
@@ -96,6 +97,16 @@ def test_a_run_in_parts_tries_what_a_whole_one_does(monkeypatch: pytest.MonkeyPa
     for last in range(1, 5):
         (front, before), (behind, after) = chosen(1, last), chosen(last + 1, 5)
         assert (front + behind, before + after) == (whole, apart)
+
+
+def test_what_runs_at_import_is_tried_on_all_tests_of_the_files_that_run_its_module() -> None:
+    constant, inside, *_ = mutants_of("m", "A = 1\ndef f(a):\n    return a + A\n")[1:]
+    assert (constant.at_import, inside.at_import) == (True, False)
+    reach = Reach({"one.py::runs": 2.0, "one.py::looks": 1.0, "two.py::runs": 3.0, "three.py::else": 0.1}, {
+        "m": {1: [""], 3: ["one.py::runs", "two.py::runs"]}})  # fmt: skip
+    assert reach.tests(constant) == ["one.py::looks", "one.py::runs", "two.py::runs"]
+    assert reach.tests(inside) == ["one.py::runs", "two.py::runs"]
+    assert Reach(reach.seconds).tests(constant) == ["three.py::else", "one.py::looks", "one.py::runs", "two.py::runs"]
 
 
 def test_equivalents_are_mutants_and_have_a_reason() -> None:

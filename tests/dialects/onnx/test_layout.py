@@ -313,3 +313,11 @@ def test_a_cropped_convolution_is_written_with_a_slice_and_proved(opset: int) ->
         cut = helper.make_node("Slice", ["x", *bounds], ["s"])
     nodes = [cut, helper.make_node("Conv", ["s", "w"], ["c"], pads=[0, 1, 1, 0]), helper.make_node("Mul", ["c", "scale"], ["y"])]
     folded(model_of(nodes, constants, x=(1, CHANNELS, "H", "W"), opset=opset), ["Slice", "Conv"], x_of(1, CHANNELS, 8, 9))
+
+
+@pytest.mark.parametrize("level", [-np.inf, np.nan])
+def test_a_border_of_what_is_no_number_is_no_padding(level: float) -> None:
+    fill = np.where(np.arange(CHANNELS) == 1, np.float32(level), BIAS)
+    node = OnnxModel(bordered(fill)).graph.nodes["filled"]
+    assert isinstance(node, Linear)
+    assert "c" not in node.terms

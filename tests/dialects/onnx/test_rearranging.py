@@ -87,3 +87,20 @@ def test_a_map_of_more_axes_than_a_value_has_does_not_agree_with_it() -> None:
     for rank, agrees in ((0, True), (1, True), (2, False), (3, False)):
         value = algebra.convolution(np.ones((4, 4, *(1,) * rank))) if rank else algebra.linear(np.ones((4, 4)))
         assert _agrees(call, Reading({"x": Leaf(value)})) == agrees
+
+
+def test_a_free_size_that_ends_up_on_an_axis_that_was_not_there_is_asked_for() -> None:
+    """Six items by n are 2 by 3 by n: the shape cannot be stated in numbers, since no axis of the input has that place."""
+    constants = {"one": np.asarray([1]), "front": np.asarray([2, 3])}
+    nodes = [
+        node("Shape", ["x"], ["all"]),
+        node("Gather", ["all", "one"], ["last"]),
+        node("Concat", ["front", "last"], ["shape"], axis=0),
+        node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    found = OnnxModel(model_of(nodes, constants, (6, "N"))).graph.nodes["y"]
+    assert isinstance(found, Linear)
+    mapped = found.terms["x"]
+    assert isinstance(mapped, Moved)
+    (step,) = mapped.steps
+    assert (step.stated, step.reads) == (None, ("shape",))

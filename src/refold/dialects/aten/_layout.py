@@ -215,15 +215,7 @@ class _Trial:
         axis = self._axis(arguments["dim"])
         if axis is None:
             raise _NotALayout
-        nodes = arguments["tensors"]
-        parts = [self._places(node) for node in nodes]
-        across = max((part.shape for part in parts), key=math.prod)
-        spread = []
-        for node, part in zip(nodes, parts, strict=True):
-            shape = list(across)
-            shape[axis] = self._size(node.meta["val"].shape[axis + 2])
-            spread.append(np.broadcast_to(part, shape))
-        return np.concatenate(spread, axis=axis)
+        return np.concatenate([self._places(node) for node in arguments["tensors"]], axis=axis)
 
     def pad(self, arguments: dict[str, Any]) -> Any:
         pads = self._places(arguments["pad"])
