@@ -133,7 +133,7 @@ class _Chain:
                 continue
             if node.op_type in SCATTERS:
                 return True
-            if node.op_type == "Concat" and next((one.i for one in node.attribute if one.name == "axis"), 1) % len(typed.shape) >= 2:
+            if node.op_type == "Concat" and any(one.name == "axis" and one.i % len(typed.shape) >= 2 for one in node.attribute):
                 return True
         return False
 
