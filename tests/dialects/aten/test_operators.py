@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import refold
 from tests.dialects.aten.nets import (
+    EXACT,
     Net,
     conv,
     conv_norm,
@@ -341,3 +342,10 @@ def test_a_row_that_is_not_the_same_is_noticed(seed: int) -> None:
     with torch.no_grad():
         next(result.model.parameters()).view(-1)[0] += 1e-9
         assert distance(model(x), result.model(x)) > 1e-12
+
+
+def test_a_product_that_is_scaled_by_a_size_is_left_and_right(seed: int) -> None:
+    model = settled(Net(lambda s, x: torch.relu(torch.addmm(s.q, x, s.w, alpha=x.shape[0])), w=weight(4, 6), q=weight(6)))
+    folded = refold.fold(model, (noise(5, 4),)).model
+    for rows in (5, 3):
+        assert distance(model(noise(rows, 4)), folded(noise(rows, 4))) <= EXACT

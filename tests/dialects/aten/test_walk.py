@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from refold.dialects.aten import AtenModel
 from refold.dialects.aten._walk import Walk
+from refold.graph import Opaque
 from tests.dialects.aten.nets import Net, conv, noise, settled
 
 NETWORK = Net(lambda s, x: torch.relu(s.b(torch.relu(s.a(x)))) + x.mean(), a=conv(4, 6), b=nn.Conv2d(6, 4, 1))
@@ -35,20 +37,34 @@ def test_what_reads_a_value_that_cannot_be_had_is_left_out(seed: int) -> None:
     assert walk.again(names, {names[0]: {"padding": ((1, 0), (1, 1))}}) == {}
 
 
+class Counted(nn.Module):
+    """Counts its calls."""
+
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1)
+        return torch.relu(x)
+
+
+def test_what_forward_writes_to_a_buffer_is_needed_as_what_it_gives_is(seed: int) -> None:
+    assert AtenModel(settled(Counted()), (noise(2, 4, 5, 6),)).graph.outputs == {"add", "relu"}
+
+
+def test_parameters_are_no_values_of_the_graph(seed: int) -> None:
+    model = settled(Net(lambda s, x: torch.maximum(torch.relu(x), s.w), w=nn.Parameter(noise(4, 1, 1))))
+    graph = AtenModel(model, (noise(2, 4, 5, 6),)).graph
+    (front, last) = graph.nodes.values()
+    assert isinstance(last, Opaque)
+    assert last.inputs == (front.output,)
+
+
 def test_outputs_are_what_forward_gives(seed: int) -> None:
     """Not what it writes to a buffer, which tracing puts before them."""
-
-    class Counted(nn.Module):
-        count: torch.Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("count", torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.count.add_(1)
-            return torch.relu(x)
-
     walk = Walk(settled(Counted()), (noise(2, 4, 5, 6),), {})
     assert len(walk.outputs) == 1
     assert (walk.steps[walk.outputs[0]].value >= 0).all()

@@ -13,6 +13,7 @@ import refold
 from refold.algebra import Formula
 from refold.dialects.onnx import OnnxModel
 from refold.dialects.onnx._integers import state_integers
+from refold.dialects.onnx._layout import _above
 from refold.graph import Linear, Opaque
 from refold.verification import FACTOR
 from tests.dialects.onnx.models import batch_norm, graph_of, kinds, model_of, random, run
@@ -321,3 +322,12 @@ def test_a_border_of_what_is_no_number_is_no_padding(level: float) -> None:
     node = OnnxModel(bordered(fill)).graph.nodes["filled"]
     assert isinstance(node, Linear)
     assert "c" not in node.terms
+
+
+def test_labels_are_whole_numbers_above_all_constants_or_there_are_none() -> None:
+    """Float64 holds every whole number up to 2**53."""
+    start = _above([np.asarray([0.5, -1e12])], [])
+    assert start is not None
+    assert start > 1e12
+    assert _above([np.asarray([2.0**52])], []) is None
+    assert _above([np.asarray([np.inf, 3.0])], []) == _above([], [])

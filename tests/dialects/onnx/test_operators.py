@@ -188,7 +188,7 @@ def test_ceil_mode_that_hangs_over_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
-@pytest.mark.parametrize("opset", [9, 13, 19])
+@pytest.mark.parametrize("opset", [9, 10, 11, 13, 19])
 def test_padding_in_front_of_a_convolution(mode: str, opset: int) -> None:
     if mode == "wrap" and opset < 19:
         pytest.skip("this opset does not know it")
@@ -340,6 +340,15 @@ def test_cropping_by_slices_behind_a_convolution(opset: int, x: Shape) -> None:
         cut = helper.make_node("Slice", ["c", "starts", "ends", "axes"], ["y"])
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), cut]
     folded(model_of(nodes, constants, x, opset=opset), ["Conv"], x_of(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kept"), [(0, 9, True), (0, 0, False), (4, 4, False), (-1, 0, False), (3, 4, True), (-9, -8, True)]
+)
+def test_a_slice_of_nothing_is_left(start: int, end: int, kept: bool) -> None:
+    constants = {"s": np.asarray([start]), "e": np.asarray([end]), "a": np.asarray([2])}
+    graph = OnnxModel(model_of([helper.make_node("Slice", ["x", "s", "e", "a"], ["y"])], constants)).graph
+    assert isinstance(graph.nodes["y"], Linear) == kept
 
 
 def test_what_moves_items_apart_is_no_crop() -> None:
