@@ -157,6 +157,9 @@ def test_parts_side_by_side_are_one_selection_and_the_whole_is_the_identity() ->
     overlapping = sum_maps(chosen(0, 1), chosen(2, None), ROOT)
     assert isinstance(overlapping, Formula)
     assert torch.equal(run(overlapping), X[:, :2] + F.pad(X[:, 2:3], [0, 0, 0, 0, 0, 1]))
+    beside = Leaf(convolution(numbers(3, 4, 4, 1, 1)))
+    for whole in (sum_maps(chosen(2, 3, 0, 1), beside, ROOT), sum_maps(beside, chosen(2, 3, 0, 1), ROOT)):
+        assert torch.equal(run(whole), X[:, [2, 3, 0, 1]] + run(beside))
     unlike = sum_maps(chosen(0, 1), chosen(None, None, 2), ROOT)
     assert isinstance(unlike, Obstruction)
     assert unlike.fact == "channels 4 → 2 and 4 → 3 differ"

@@ -19,6 +19,8 @@ from refold.algebra import (
     Obstruction,
     Rearrangement,
     Selection,
+    add_formulas,
+    compose_formulas,
     convolution,
     scale_and_shift,
     transposed_convolution,
@@ -28,7 +30,7 @@ from refold.algebra._rearrangement import size_of
 from refold.geometry import Window
 from refold.graph import Graph, Linear, Opaque
 from refold.maps import Layout, Map, Moved, Scalar, Step, Value, compose_maps
-from refold.plan import Cost, Plan, cost_as_it_stands, make_plan
+from refold.plan import Cost, Plan, _takes_part, cost_as_it_stands, make_plan
 from tests.algebra.oracle import apply, numbers, probe
 
 SIZE = 7
@@ -479,6 +481,19 @@ def test_what_a_map_costs() -> None:
         assert cost_as_it_stands(node, net.graph) == wanted, kind
 
 
+def test_a_map_costs_what_it_does_to_all_that_a_mean_is_taken_of() -> None:
+    net = Net()
+    conv = net.graph.nodes[net.conv("x", 6)]
+    assert isinstance(conv, Linear)
+    pooled = Rearrangement.mean([size_of(1, "n"), size_of(6), size_of(SIZE)], (2,), keeps=False)
+    net.graph.values["mean"] = Value("mean", (None, 6), (2, 6))
+    layer = conv.terms["x"]
+    assert isinstance(layer, Formula)
+    moved = Moved(layer, None, Layout((Step("mean", pooled, (2, 6), mean_of=SIZE),), pooled))
+    node = Linear("mean", "mean", {"x": moved}, conv.weights)
+    assert cost_as_it_stands(node, net.graph) == cost_as_it_stands(conv, net.graph) == Cost(1, 2 * SIZE * 6 * 4 * 3, 6 * 4 * 3)
+
+
 def part(net: Net, root: str, *sources: int) -> str:
     """Some channels of a value, in this order."""
     channels = net.graph.values[root].example[1]
@@ -495,6 +510,24 @@ def test_a_map_of_all_channels_is_not_torn_apart_by_those_that_read_some() -> No
     assert norm in live(net.graph, plan)
     assert "2 nodes read it, some of them a part of its channels" in [refusal.fact for refusal in plan.refusals]
     assert {refusal.law for refusal in plan.refusals if refusal.node == norm} == {"selection"}
+
+
+def test_which_maps_read_a_part_of_the_channels() -> None:
+    some, turned = (Selection(sources, 4, 1, np.zeros(0)) for sources in ((2, 0), (3, 2, 1, 0)))
+    down, up = (Leaf(convolution(numbers(seed, out, inputs, 1))) for seed, out, inputs in ((1, 2, 4), (2, 4, 2)))
+
+    def of(one: Formula | Obstruction) -> bool:
+        assert isinstance(one, Formula)
+        return _takes_part(one)
+
+    assert (of(some), of(turned), of(down)) == (True, False, False)
+    assert of(add_formulas(some, some, (None,)))
+    assert not of(add_formulas(some, down, (None,)))
+    assert not of(add_formulas(down, some, (None,)))
+    assert of(compose_formulas(up, some, (None,)))
+    assert not of(compose_formulas(some, compose_formulas(up, down, (None,)), (None,)))  # type: ignore[arg-type]
+    assert _takes_part(Moved(some))
+    assert not _takes_part(Scalar(2.0))
 
 
 def test_a_map_joins_the_one_reader_that_takes_some_of_its_channels() -> None:
@@ -521,6 +554,31 @@ def test_a_padding_goes_with_the_two_maps_in_front_of_it() -> None:
     plan = net.plan(net.relu(net.conv(padded, padding=0, groups=4)))
     assert_sound(net, plan)
     assert plan.folds
+
+
+@pytest.mark.parametrize(("parts", "goes"), [(2, True), (6, True), (7, False)])
+def test_a_concatenation_of_up_to_six_parts_goes_whole(parts: int, goes: bool) -> None:
+    """No part of it can be written alone, so that all of them are tried together, as many as that takes."""
+    net = Net()
+    roots = [net.conv("x", 2, taps=1) for _ in range(parts)]
+    taken = Selection.side_by_side([2] * parts, 1, np.zeros(0))
+    name = "concatenation"
+    net._value(name, 2 * parts, SIZE)
+    net.graph.nodes[name] = Linear(name, name, dict(zip(roots, taken, strict=True)))
+    plan = net.plan(net.relu(name))
+    assert_sound(net, plan)
+    assert [fold.value for fold in plan.folds] == [name] * goes
+
+
+def test_what_rearranges_behind_a_fold_is_counted() -> None:
+    net = Net()
+    norm = net.norm(net.conv("x", taps=1))
+    turned = Rearrangement.permutation([size_of(1, "n"), size_of(4), size_of(SIZE)], (0, 2, 1))
+    net.graph.values["turned"] = Value("turned", (None, SIZE, 4), (2, SIZE, 4))
+    step = Step("turned", turned, (2, SIZE, 4))
+    net.graph.nodes["turned"] = Linear("turned", "turned", {norm: Moved(Scalar(), None, Layout((step,), turned))})
+    (fold,) = net.plan(net.relu("turned")).folds
+    assert ([node.operation for node in fold.nodes], fold.before.operators, fold.after.operators) == (["conv", "norm", "turned"], 3, 2)
 
 
 def resized_like(net: Net, root: str, other: str) -> str:
@@ -671,6 +729,25 @@ def test_a_folded_network_has_nothing_left_to_fold(drawn: tuple[Net, tuple[str, 
     plan = net.plan(*outputs)
     again = folded(net, plan).plan(*outputs)
     assert [(fold.value, fold.before, fold.after) for fold in again.folds] == []
+
+
+def test_what_comes_to_nothing_by_itself_is_no_fold() -> None:
+    """Twice and then half of a value is the value: there is no operator to write for that."""
+    net = Net()
+    front = net.relu("x")
+    twice = net.scalar(front, 2.0)
+    assert net.plan(net.relu(net.scalar(twice, 0.5))).folds == ()
+    (fold,) = net.plan(net.relu(net.conv(net.scalar(twice, 0.5)))).folds
+    assert list(fold.form) == [front]
+
+
+def test_a_norm_joins_the_layer_in_front_before_it_is_spread_over_its_readers() -> None:
+    """In its two readers it would save no operator, and the layer in front could join neither."""
+    net = Net()
+    norm = net.norm(net.conv("x"))
+    plan = net.plan(net.relu(net.conv(norm, taps=1)), net.relu(net.add(norm, "x")))
+    assert_sound(net, plan)
+    assert [[node.operation for node in fold.nodes] for fold in plan.folds] == [["conv", "norm"]]
 
 
 def test_a_value_that_is_kept_stays_as_it_is_made() -> None:

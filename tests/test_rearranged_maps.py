@@ -233,6 +233,7 @@ def test_on_which_side_a_rearrangement_stays() -> None:
     assert sides(chained(SHAPE, norm, turn(), token)) == (True, False)
     assert sides(chained(SHAPE, Scalar(2.0, 1.0), turn(), token)) == (True, False)
     assert sides(chained(SHAPE, mixed(4, 4, 3), turn(), Scalar(2.0, 1.0))) == (False, True)
+    assert sides(chained(SHAPE, norm, turn(), Scalar(2.0, 1.0))) == (False, True)
     assert sides(chained(SHAPE, mixed(4, 4, 3), turn(), turn(TURNED))) == (False, False)
     assert sides(chained(SHAPE, turn(), turn(TURNED))) == (False, False)
     assert sides(chained(SHAPE, turn(), token, turn((BATCH, 6, 5)))) == (False, False)
@@ -243,6 +244,16 @@ def test_a_refusal_is_that_of_the_way_that_was_tried_first() -> None:
     across = chained(SHAPE, mixed(4, 4, 3), turn(), mixed(2, 6, 3, seed=3))
     assert isinstance(across, Obstruction)
     assert (across.law, across.fact[:34]) == ("rearrangement", "the map moves along axis 0 behind ")
+
+
+def test_an_axis_that_is_split_in_ways_with_nothing_in_common_is_refused() -> None:
+    pair, six, turned = (BATCH, 2, 3), (BATCH, 6), (BATCH, 3, 2)
+    merge = moved(Rearrangement.reshape(sizes(pair), sizes(six)), six)
+    split = moved(Rearrangement.reshape(sizes(six), sizes(turned)), turned)
+    assert isinstance(split, Moved)
+    refused = chained(pair, merge, Moved(Leaf(linear(numbers(1, 2, 2))), split.after))
+    assert isinstance(refused, Obstruction)
+    assert (refused.law, refused.fact) == ("rearrangement", "two rearrangements split an axis in ways that have nothing in common")
 
 
 def test_branches_that_rearrange_in_different_ways_are_not_summed() -> None:
@@ -279,6 +290,17 @@ def test_a_fixed_shape_between_two_maps_keeps_the_number_of_channels() -> None:
     refused = chained(SHAPE, mixed(3, 4), fixed, five)
     assert isinstance(refused, Obstruction)
     assert refused.fact == "`y` between the two states the number of channels, which would be 5 there"
+
+
+def test_a_map_that_changes_sizes_does_not_pass_what_states_them() -> None:
+    """Turned by a permutation of both axes, a convolution without padding gives fewer items than the permutation says."""
+    shape = (BATCH, 3, 5, 6)
+    turned = moved(Rearrangement.permutation(sizes(shape), (0, 1, 3, 2)), (BATCH, 3, 6, 5))
+    for padding, stride, passes in ((1, 1, True), (0, 1, False), (1, 2, False)):
+        point, window = convolution(numbers(1, 4, 3, 1, 1)), convolution(numbers(2, 5, 4, 3, 3), padding=padding, stride=stride)
+        whole = chained(shape, Leaf(point), turned, Leaf(window))
+        assert isinstance(whole, Moved)
+        assert (whole.before is None, whole.after is None) == (passes, not passes)
 
 
 def test_what_a_resized_step_gives() -> None:

@@ -158,7 +158,7 @@ class _Planner:
         while any(self._pass(stage) for stage in STAGES):
             pass
         folds = self._folds()
-        return Plan(folds, (*self.graph.refusals, *self._refusals(folds)))
+        return Plan(folds, (*self.graph.refusals, *self._refusals()))
 
     def _needed(self) -> set[str]:
         """Values that an output or an opaque node hangs on; a node that nothing needs must not stand in the way of a fold."""
@@ -231,9 +231,8 @@ class _Planner:
             if isinstance(cost, Obstruction):
                 return cost
             after += cost
-        dearer = after.excess_over(before)
-        if dearer is None and after.operators == before.operators and len(forms) > stage.readers:
-            dearer = f"{after.operators:,} operators as before"
+        saves_nothing = after.operators == before.operators and len(forms) > stage.readers
+        dearer = after.excess_over(before) or (f"{after.operators:,} operators as before" if saves_nothing else None)
         if dearer is None:
             return None
         shared = f" since {len(forms)} nodes read it" if len(forms) > 1 else ""
@@ -385,12 +384,11 @@ class _Planner:
             stack.extend(node.terms)
         return tuple(node for output in sorted(found, key=self.order.__getitem__) if isinstance(node := self.graph.nodes[output], Linear))
 
-    def _refusals(self, folds: tuple[Fold, ...]) -> list[Refusal]:
-        gone = {node.output for fold in folds for node in fold.nodes if node.output not in self.forms}
+    def _refusals(self) -> list[Refusal]:
         refusals = []
         for name, reason in self.reasons.items():
             node = self.graph.nodes[name]
-            if isinstance(node, Linear) and name in self.forms and name not in gone:
+            if isinstance(node, Linear) and name in self.forms:
                 readers = sorted(self.graph.nodes[reader].operation for reader in self.readers.get(name, ()))
                 operation = f"{node.operation} → {readers[0]}" if readers else node.operation
                 refusals.append(Refusal(shared_folder(node.sources) or name, operation, reason.law, reason.fact, reason.remedy))

@@ -17,6 +17,7 @@ from refold.geometry import Window
     ("changes", "says"),
     [
         ({"kernel": np.ones(4)}, r"kernel of shape \(4,\) must be \(out, in / groups\) and then \[3\]"),
+        ({"kernel": np.ones(4), "windows": ()}, r"kernel of shape \(4,\) must be \(out, in / groups\) and then \[\]"),
         (
             {"kernel": np.ones((4, 2, 5))},
             r"kernel of shape \(4, 2, 5\) must be .* and then \[3\], the taps of its windows",

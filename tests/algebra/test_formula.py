@@ -20,6 +20,7 @@ from refold.algebra import (
     Obstruction,
     Sizes,
     Sum,
+    _kernels,
     add_formulas,
     compose_formulas,
     convolution,
@@ -202,3 +203,11 @@ def test_a_formula_is_as_large_as_the_values_that_it_is_made_of() -> None:
     three = compose_formulas(one, two, ())
     assert isinstance(three, Formula)
     assert [(each.size, each.depth, len(list(each.leaves()))) for each in (one, two, three)] == [(1, 0, 1), (2, 1, 2), (3, 2, 3)]
+
+
+def test_a_kernel_that_has_its_groups_already_is_not_copied() -> None:
+    kernel = numbers(1, 4, 2, 3)
+    assert _kernels.regroup(kernel, 2, 2) is kernel
+    assert _kernels.regroup(kernel, 2, 1).shape == (4, 4, 3)
+    assert np.shares_memory(_kernels.dense_rows(kernel, 1, range(1, 3)), kernel)
+    assert np.array_equal(_kernels.dense_rows(kernel, 1, range(1, 3)), kernel[1:3])

@@ -31,7 +31,6 @@ from refold.algebra import (
 from refold.errors import AlgebraError
 from refold.geometry import Window
 from tests.algebra.drawn import divisors
-from tests.algebra.drawn import windows as drawn_windows
 from tests.algebra.oracle import CONVOLUTIONS, TRANSPOSED, apply, brute, numbers, probe, tensor
 
 POOLS: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -79,24 +78,28 @@ def test_transposed_convolution(data: st.DataObject) -> None:
     assert torch.equal(apply(value, x), wanted)
 
 
-@given(drawn_windows(upsample=3, low=-1, high=5), st.booleans())
-def test_the_geometry_of_a_transposed_convolution_goes_round(drawn: Window, symmetric: bool) -> None:
-    """What is found makes the very window; nothing is found only where no numbers that a layer takes make it."""
-    kernel = numbers(1, 2, 2, drawn.kernel)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("kernel", "dilation", "upsample"), list(itertools.product((1, 2, 3), (1, 2), (1, 2, 3))))
+def test_the_geometry_of_a_transposed_convolution_goes_round(kernel: int, dilation: int, upsample: int, symmetric: bool) -> None:
+    """Of all windows those have a geometry that some padding of a layer makes, and what is found makes them."""
 
-    def made(before: int, after: int, extra: int) -> Window:
-        options = {"stride": drawn.upsample, "dilation": drawn.dilation, "output_padding": extra}
-        return transposed_convolution(kernel, padding=[(before, after)], **options).windows[0]
+    def made(pair: tuple[int, int], extra: int) -> Window:
+        options = {"stride": upsample, "dilation": dilation, "output_padding": extra}
+        return transposed_convolution(np.zeros((1, 1, kernel)), padding=[pair], **options).windows[0]
 
-    geometry = transposed_geometry(Stencil(2, 2, 1, (drawn,)), symmetric=symmetric)
-    if geometry is not None:
-        ((pair,), (extra,)) = geometry
-        assert made(*pair, extra) == drawn
-        assert min(*pair, extra) >= 0
-        assert not symmetric or pair[0] == pair[1]
-        return
-    for before, after, extra in itertools.product(range(12), range(12), range(max(drawn.upsample, drawn.dilation))):
-        assert made(before, after, extra) != drawn or (symmetric and before != after)
+    def is_taken(pair: tuple[int, int], extra: int) -> bool:
+        return min(*pair, extra) >= 0 and extra < max(upsample, dilation) and (not symmetric or pair[0] == pair[1])
+
+    layers = [((one, two), extra) for one in range(9) for two in range(9) for extra in range(max(upsample, dilation))]
+    possible = {made(*layer) for layer in layers if is_taken(*layer)}
+    for stride, before, after in itertools.product((1, 2, 3), range(-2, 6), range(-2, 6)):
+        window = Window(kernel, stride, dilation, before, after, upsample)
+        geometry = transposed_geometry(Stencil(2, 2, 1, (window,)), symmetric=symmetric)
+        assert (geometry is not None) == (window in possible), window
+        if geometry is not None:
+            ((pair,), (extra,)) = geometry
+            assert is_taken(pair, extra), window
+            assert made(pair, extra) == window
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
@@ -216,6 +219,8 @@ def test_what_the_constructors_refuse() -> None:
         convolution(kernel, padding=[(1, 1)])
     with pytest.raises(AlgebraError, match=r"padding \[\(1, 1\), \(1, 1, 1\)\] must hold"):
         convolution(kernel, padding=[(1, 1), (1, 1, 1)])  # type: ignore[arg-type]
+    with pytest.raises(AlgebraError, match=r"padding \[\(1, 1\), 1\] must hold one \(before, after\) pair for each of the 2 spatial axes"):
+        convolution(kernel, padding=[(1, 1), 1])  # type: ignore[arg-type]
     with pytest.raises(AlgebraError, match=r"a crop or a padding reads one tap, not 2 \(axis 1\); use `convolution` or `average_pool`"):
         window(2, [Window(1), Window(2)], np.zeros(1))
 

@@ -255,6 +255,17 @@ def test_a_full_convolution_is_padded_rightly() -> None:
         assert torch.equal(apply(folded.evaluate(), x), apply(second, apply(first, x)))
 
 
+@pytest.mark.parametrize("pad", [(2, 0), (0, 2)])
+@pytest.mark.parametrize("size", [None, 8])
+def test_convolutions_that_read_one_way_join(pad: tuple[int, int], size: int | None) -> None:
+    """Of two that see the past alone the second pads where the first has read all there is; at the other end nothing is padded."""
+    first, second = (convolution(numbers(seed, 2, 2, 3), padding=[pad]) for seed in (1, 2))
+    folded = compose_formulas(Leaf(second), Leaf(first), (size,))
+    assert not isinstance(folded, Obstruction)
+    x = probe(3, 2, (8,))
+    assert torch.equal(apply(folded.evaluate(), x), apply(second, apply(first, x)))
+
+
 def test_constant_padding_after_mirrored_padding() -> None:
     """A full first map, so that only its way of continuing the input is at fault."""
     for mode in ("reflect", "replicate", "circular"):

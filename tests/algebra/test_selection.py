@@ -29,6 +29,11 @@ def test_blocks_of_rows_are_rows_of_the_whole() -> None:
     assert torch.equal(selection.block(range(1, 3), {}).kernel, whole[1:3])
 
 
+def test_a_selection_lives_where_it_was_told() -> None:
+    like = np.zeros(0)
+    assert Selection((1, None), 2, 0, like).anywhere is like
+
+
 def test_the_level_of_a_constant_is_the_constant_rearranged() -> None:
     selection = Selection((1, None, 0), 2, 0, np.empty(0))
     np.testing.assert_array_equal(selection.level(np.array([3.0, 5.0])), [5.0, 0.0, 3.0])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +47,26 @@ def faults(segments: list[set[int]], length: int, count: int) -> list[str]:
     if any(len(segment) != max(segment) - min(segment) + 1 for segment in segments if segment):
         broken.append("holes")
     return broken
+
+
+def test_stages_make_a_plan_where_every_item_is_read_and_no_segment_is_empty() -> None:
+    """All small stages, by following every tap."""
+    stages = [Window(kernel, stride, before=before) for kernel, stride, before in itertools.product((1, 2, 3), (1, 2, 3), (0, 1, 3))]
+    taken = 0
+    for first, second, length in itertools.product(stages, stages, (1, 4, 6)):
+        try:
+            count = second.output_size(first.output_size(length))
+        except GeometryError:
+            continue
+        raw: Any = SimpleNamespace(length=length, stages=(first, second), blocks=first.output_size(length))
+        is_right = not faults(reads(raw), length, count) and first.kernel >= first.stride
+        for segments in (count, count + 1):
+            if is_right and segments == count:
+                taken += SegmentPlan(length, segments, "disjoint", (first, second)).segments == count
+            else:
+                with pytest.raises(GeometryError, match="that hold every item and are never empty"):
+                    SegmentPlan(length, segments, "disjoint", (first, second))
+    assert taken > 50
 
 
 def disjoint_cuts(length: int, count: int, first_kernel: int) -> list[int]:
@@ -212,6 +234,7 @@ def test_a_refusal_names_the_nearest_that_work(n: int, m: int, k: int, disciplin
             r"with 4 segments first kernel 7 or 13, "
             r"or discipline 'overlap'",
         ),
+        ((4, 3, 2), r"3 segments of 1 block would hold 6 items, and the 2 missing would leave a segment of padding alone"),
         ((20, 4, 2), r"4 segments of 3 blocks would hold 24 items, and the 4 missing are more than the one block \(of 2\) by which"),
         ((21, 4, 10, "published"), r"2 blocks leave out the newest 1 item; with 4 segments first kernel 3, or discipline 'overlap'"),
         ((33, 32), r"no first kernel cuts 33 items into 32 disjoint segments of nearly one size; take 17 or 33 segments, or discipline"),

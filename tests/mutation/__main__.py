@@ -32,10 +32,10 @@ def main() -> int:
     reaches = {name: recorded(name, ROOMS[name].tests, by_pytest(ROOMS[name].tests)) for name in options.room}
     print(f"{len(population):,} mutants, seed {options.seed}", flush=True)
     begin, outcomes, apart = time.perf_counter(), list[Outcome](), list[Mutant]()
-    for mutant in _chosen(population, options, apart):
+    for number, mutant in _chosen(population, options, apart):
         outcomes.append(tried(mutant, reaches[population[mutant]]))
-        _tell(len(outcomes), population[mutant], outcomes[-1], options.verbose)
-    _write(outcomes, population)
+        _tell(number, population[mutant], outcomes[-1], options.verbose)
+        _write(outcomes, population)
     seconds = time.perf_counter() - begin
     return _sum_up(outcomes, apart, population, seconds)
 
@@ -43,6 +43,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--count", type=int, default=300, help="mutants to try (300)")
+    parser.add_argument("--first", type=int, default=1, help="number in the draw to begin at, where an earlier run ended (1)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the draw; a fresh one by default")
     parser.add_argument("--room", choices=sorted(ROOMS), nargs="+", default=list(ROOMS), help="rooms to draw from (all)")
     parser.add_argument("--only", default="", help="try all mutants whose key holds this text, instead of a draw")
@@ -56,31 +57,33 @@ def _mutants(name: str) -> Iterator[Mutant]:
         yield from mutants_of(module_of(path), path.read_text(encoding="utf-8"))
 
 
-def _chosen(population: Iterable[Mutant], options: argparse.Namespace, apart: list[Mutant]) -> Iterator[Mutant]:
-    """The mutants to try, in the order drawn; those listed as equivalent are put apart, and others come in their place."""
+def _chosen(population: Iterable[Mutant], options: argparse.Namespace, apart: list[Mutant]) -> Iterator[tuple[int, Mutant]]:
+    """The mutants to try with their numbers, in the order drawn; those listed as equivalent are put apart, others come in their place."""
     listed = equivalents()
     wanted = [mutant for mutant in population if options.only in mutant.key] if options.only else drawn(population, options.seed)
-    left = len(wanted) if options.only else options.count
+    last, number = len(wanted) if options.only else options.count, 1
     for mutant in wanted:
-        if left == 0:
+        if number > last:
             return
         if mutant.key in listed:
-            apart.append(mutant)
+            if number >= options.first:
+                apart.append(mutant)
             continue
-        left -= 1
-        yield mutant
+        if number >= options.first:
+            yield number, mutant
+        number += 1
 
 
-def _hold(mutants: list[Mutant], verbose: bool) -> int:
+def _hold(mutants: list[tuple[int, Mutant]], verbose: bool) -> int:
     """Ask of each mutant what the proof does where it makes a fold wrong."""
     reach = proof.record()
     print(f"{len(mutants)} mutants, {len(reach.seconds)} networks and files", flush=True)
     found = []
-    for mutant in mutants:
+    for number, mutant in mutants:
         one = proof.held(mutant, reach)
         found.append(one)
         if verbose or one.sort == "missed":
-            print(f"{len(found):4} {one.sort:9} {one.seconds:5.1f} s  line {mutant.lines.start}: {mutant.key}", flush=True)
+            print(f"{number:4} {one.sort:9} {one.seconds:5.1f} s  line {mutant.lines.start}: {mutant.key}", flush=True)
         if one.missed:
             print(f"     wrong without a word: {', '.join(one.missed)}", flush=True)
     print(", ".join(f"{sort} {count}" for sort, count in proof.table(found).items()))

@@ -183,7 +183,7 @@ def _changes(place: _Place) -> Iterator[ast.AST | None]:
             yield ast.Constant(not value)
         case ast.Constant(int() | float() as value):
             yield ast.Constant(value + 1)
-            yield ast.Constant(value - 1 if isinstance(value, int) or value == 1 else value * 2)
+            yield ast.Constant(value - 1 if isinstance(value, int) or value in (0, 1) else value * 2)
         case ast.Call(ast.Name(name)) if name in FUNCTIONS:
             yield _with(node, func=ast.Name(FUNCTIONS[name], ast.Load()))
         case ast.Call(ast.Attribute(attr=name)) if name in FUNCTIONS and name != "reversed":

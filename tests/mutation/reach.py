@@ -36,12 +36,14 @@ class Reach:
     def tests(self, mutant: Mutant) -> list[str]:
         """The tests that run a mutant, the fastest first.
 
-        What runs at import changes all that reads it: any test that runs something of the module may tell.
+        What runs at import changes all that reads it: any test may tell that runs something of the module, or stands beside one that does
+        and looks at a constant of it.
         """
         lines = self.lines.get(mutant.module, {})
         found = {test for line in mutant.lines for test in lines.get(line, ())}
         if mutant.at_import or "" in found:
-            found = {test for tests in lines.values() for test in tests} or set(self.seconds)
+            files = files_of({test for tests in lines.values() for test in tests} - {""})
+            found = {test for test in self.seconds if not files or test.partition("::")[0] in files}
         return sorted(found - {""}, key=lambda test: (self.seconds[test], test))
 
 

@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 
+from tests.mutation import __main__
 from tests.mutation.children import Died, in_child
 from tests.mutation.equivalents import equivalents
-from tests.mutation.mutants import drawn, mutants_of, mutated_tree
+from tests.mutation.mutants import Mutant, drawn, mutants_of, mutated_tree
+from tests.mutation.reach import Reach
 from tests.mutation.rooms import ROOMS, ROOT, module_of
 
 
@@ -31,6 +34,7 @@ def changes(statement: str) -> set[str]:
         ("c = a < b", {"c = a <= b", "c = a >= b"}),
         ("c = a is b", {"c = a is not b"}),
         ("c = 3", {"c = 4", "c = 2"}),
+        ("c = 0.0", {"c = 1.0", "c = -1.0"}),
         ("c = 0.25", {"c = 1.25", "c = 0.5"}),
         ("c = True", {"c = False"}),
         ("c = not a", {"c = a"}),
@@ -77,6 +81,32 @@ def test_a_draw_depends_on_the_seed_and_hardly_on_what_else_there_is() -> None:
     assert sorted(mutant.key for mutant in draw) == sorted(mutant.key for mutant in mutants)
     assert drawn(reversed(mutants), 1) == draw != drawn(mutants, 2)
     assert drawn(mutants[1:], 1) == [mutant for mutant in draw if mutant != mutants[0]]
+
+
+def test_a_run_in_parts_tries_what_a_whole_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutants = mutants_of("m", "def f(a, b):\n    return a + b - 3 * a // b % 7\n")
+    monkeypatch.setattr(__main__, "equivalents", lambda: dict.fromkeys([drawn(mutants, 1)[2].key], "drawn third"))
+
+    def chosen(first: int, count: int) -> tuple[list[tuple[int, Mutant]], list[Mutant]]:
+        apart: list[Mutant] = []
+        return list(__main__._chosen(mutants, Namespace(only="", seed=1, first=first, count=count), apart)), apart
+
+    whole, apart = chosen(1, 5)
+    assert [number for number, _ in whole] == [1, 2, 3, 4, 5]
+    assert [mutant for _, mutant in whole] == [one for one in drawn(mutants, 1) if one not in apart][:5]
+    for last in range(1, 5):
+        (front, before), (behind, after) = chosen(1, last), chosen(last + 1, 5)
+        assert (front + behind, before + after) == (whole, apart)
+
+
+def test_what_runs_at_import_is_tried_on_all_tests_of_the_files_that_run_its_module() -> None:
+    constant, inside, *_ = mutants_of("m", "A = 1\ndef f(a):\n    return a + A\n")[1:]
+    assert (constant.at_import, inside.at_import) == (True, False)
+    reach = Reach({"one.py::runs": 2.0, "one.py::looks": 1.0, "two.py::runs": 3.0, "three.py::else": 0.1}, {
+        "m": {1: [""], 3: ["one.py::runs", "two.py::runs"]}})  # fmt: skip
+    assert reach.tests(constant) == ["one.py::looks", "one.py::runs", "two.py::runs"]
+    assert reach.tests(inside) == ["one.py::runs", "two.py::runs"]
+    assert Reach(reach.seconds).tests(constant) == ["three.py::else", "one.py::looks", "one.py::runs", "two.py::runs"]
 
 
 def test_equivalents_are_mutants_and_have_a_reason() -> None:

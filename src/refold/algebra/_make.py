@@ -196,12 +196,12 @@ def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def _pairs(padding: int | Sequence[int] | Padding, rank: int) -> tuple[tuple[int, int], ...]:
-    if not isinstance(padding, int) and any(not isinstance(one, int) for one in padding):
-        pairs: Any = tuple(tuple(pair) for pair in padding)  # type: ignore[arg-type]
-        if len(pairs) != rank or any(len(pair) != 2 for pair in pairs):
-            raise AlgebraError(f"padding {list(pairs)} must hold one (before, after) pair for each of the {rank} spatial axes")
-        return tuple((int(before), int(after)) for before, after in pairs)
-    return tuple((p, p) for p in _each(padding, rank))  # type: ignore[arg-type]
+    if isinstance(padding, int) or all(isinstance(one, int) for one in padding):
+        return tuple((p, p) for p in _each(padding, rank))  # type: ignore[arg-type]
+    pairs: Any = tuple(one if isinstance(one, int) else tuple(one) for one in padding)
+    if len(pairs) != rank or any(isinstance(pair, int) or len(pair) != 2 for pair in pairs):
+        raise AlgebraError(f"padding {list(pairs)} must hold one (before, after) pair for each of the {rank} spatial axes")
+    return tuple((int(before), int(after)) for before, after in pairs)
 
 
 def _bias(bias: Array | None, kernel: Array, channels: int) -> Array:

@@ -148,7 +148,7 @@ class Spread(Carried):
 
     def _taken(self, numbers: Array) -> Array:
         xp = array_namespace(numbers)
-        return xp.take(numbers, xp.asarray(self.places, dtype=xp.int64, device=device(numbers)), axis=0)
+        return xp.take(numbers, xp.asarray(self.places, dtype=xp.int64, device=device(numbers)))
 
 
 def move_forward(formula: Formula, rearrangement: Rearrangement) -> tuple[Formula, Rearrangement] | Obstruction:

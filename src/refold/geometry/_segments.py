@@ -71,10 +71,13 @@ class SegmentPlan:
         ((0, 3), (3, 7), (7, 11))
         """
         first, second = self.stages
-        stride = first.stride * second.stride
-        before = first.before + first.stride * second.before
-        span = first.stride * (second.kernel - 1) + first.kernel
-        return tuple((max(at, 0), min(at + span, self.length)) for at in range(-before, stride * self.segments - before, stride))
+        blocks, found = self.blocks, []
+        for at in range(-second.before, second.stride * self.segments - second.before, second.stride):
+            start, stop = max(at, 0), min(at + second.kernel, blocks)  # of blocks; those beyond hold nothing
+            begin = max(first.stride * start - first.before, 0)
+            end = min(first.stride * (stop - 1) - first.before + first.kernel, self.length)
+            found.append((begin, end if start < stop else begin))
+        return tuple(found)
 
     def draw(self, width: int = 48) -> str:
         """The plan as text: both stages, then one line for each segment with the items it holds.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import refold
+from refold.dialects.aten import AtenModel
+from refold.dialects.aten._constants import Constants
 from tests.dialects.aten.nets import Net, conv, conv_norm, distance, expected_of, left, noise, settled, table_left, weight
 
 
@@ -51,6 +55,19 @@ def test_older_parametrizations(seed: int) -> None:
         "spectral_norm": (Net(lambda s, x: s.n(s.a(x)), a=nn.utils.spectral_norm(conv()), n=nn.BatchNorm2d(6)), ["Conv2d"]),
     }
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
+
+
+def test_what_was_computed_can_be_let_go_of(seed: int) -> None:
+    model = settled(Net(lambda s, x: F.conv2d(x, s.w * 2), w=weight(6, 4, 3, 3)))
+    program = AtenModel(model, (noise(2, 4, 9, 8),)).traced.program
+    constants = Constants(program)
+    (product,) = [node for node in program.graph.nodes if constants.is_computed(node)]
+    held = weakref.ref(constants.value(product))
+    assert held() is constants.value(product)
+    constants.forget()
+    gc.collect()
+    assert held() is None
+    assert constants.value(product).shape == (6, 4, 3, 3)
 
 
 def test_weights_drawn_at_random_are_not_constant(seed: int) -> None:

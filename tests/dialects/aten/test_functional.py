@@ -86,8 +86,29 @@ def widened(self: Written, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def without_a_namesake(self: Written, x: torch.Tensor) -> torch.Tensor:
+    """`pow_.Tensor` writes what `pow.Tensor_Tensor` gives."""
+    y: torch.Tensor = self.conv(x).pow_(torch.full((1, 4, 1, 1), 2.0))
+    return y
+
+
+def with_a_namesake_that_writes(self: Written, x: torch.Tensor) -> torch.Tensor:
+    y = self.conv(x)
+    made: torch.Tensor = torch.ops.aten.rrelu_with_noise_(y, torch.zeros_like(y))
+    return made
+
+
 RENAMED = (relu_of_its_own, added_to, read_before_and_after)
-LEFT = (viewed_before, a_view_written, the_input_written, a_buffer_written, dropped_and_written, widened)
+LEFT = (
+    viewed_before,
+    a_view_written,
+    the_input_written,
+    a_buffer_written,
+    dropped_and_written,
+    widened,
+    without_a_namesake,
+    with_a_namesake_that_writes,
+)
 
 
 def traced(act: Forward) -> torch.export.ExportedProgram:

@@ -135,6 +135,80 @@ def test_a_turned_input_is_the_root_of_the_padding(seed: int) -> None:
     assert "flip" in found
 
 
+def test_sizes_that_are_tried_in_pairs_differ_by_odd_numbers() -> None:
+    """What hangs on a remainder modulo 2, 4, 8 comes out otherwise at the second of a pair, on each axis."""
+    for pair in _layout.TRIALS:
+        first, second = ([size + step * axis for axis in range(4)] for size, step in pair)
+        assert all((mine - theirs) % 2 for mine, theirs in zip(first, second, strict=True))
+    assert sorted(_layout.TRIALS) == list(_layout.TRIALS)
+
+
+def by_a_number(x: Tensor) -> Tensor:
+    y = F.pad(x, (1, 1, 1, 1))
+    for border in (y[:, :, :1], y[:, :, -1:], y[:, :, :, :1], y[:, :, :, -1:]):
+        border.fill_(0.5)
+    return y
+
+
+def by_a_number_assigned(x: Tensor) -> Tensor:
+    y = F.pad(x, (1, 1, 1, 1))
+    y[:, :, :1] = 0.5
+    y[:, :, -1:] = 0.5
+    y[:, :, :, :1] = 0.5
+    y[:, :, :, -1:] = 0.5
+    return y
+
+
+@pytest.mark.parametrize("fill", [by_a_number, by_a_number_assigned])
+def test_a_border_of_one_number(fill: Callable[[Tensor], Tensor], seed: int) -> None:
+    program = AtenModel(settled(Net(lambda s, x: fill(s.a(x)), a=conv(4, 6))), (noise(2, 4, 5, 6),)).traced.program
+    *_, end = program.graph.nodes
+    found = find_padding(end.args[0][0], Constants(program))
+    assert found is not None
+    assert found.pads == ((1, 1), (1, 1))
+    assert found.fill.tolist() == [0.5] * 6
+
+
+def test_a_part_of_a_value_with_an_axis_more_is_no_padding_of_it(seed: int) -> None:
+    def written(x: Tensor) -> Tensor:
+        y = F.pad(x[:, :, 0], (1, 1, 1, 1))
+        y[:, :, :1] = 0.0
+        return y
+
+    program = AtenModel(settled(Net(lambda s, x: written(x))), (noise(2, 4, 1, 5, 6),)).traced.program
+    *_, end = program.graph.nodes
+    assert str(end.args[0][0].target) == "aten.slice_scatter.default"
+    assert find_padding(end.args[0][0], Constants(program)) is None
+
+
+def test_a_border_written_with_places_of_another_axis_is_no_padding(seed: int) -> None:
+    """As many rows as channels, so that a channel fits where a row is."""
+
+    def written(x: Tensor) -> Tensor:
+        y = F.pad(x, (1, 1, 1, 1))
+        y[:, :, -1].copy_(y[:, 0].clone())
+        return y
+
+    program = AtenModel(settled(Net(lambda s, x: written(s.a(x)), a=conv(4, 4))), (noise(2, 4, 2, 6),)).traced.program
+    *_, end = program.graph.nodes
+    assert find_padding(end.args[0][0], Constants(program)) is None
+
+
+def test_each_side_is_padded_by_its_own(seed: int) -> None:
+    def written(x: Tensor, level: Tensor) -> Tensor:
+        y = F.pad(x, (0, 1, 3, 0))
+        y[:, :, :3] = level
+        y[:, :, :, -1:] = level
+        return y
+
+    model = settled(Net(lambda s, x: written(x, s.level.view(1, -1, 1, 1)), level=weight(4)))
+    program = AtenModel(model, (noise(2, 4, 5, 6),)).traced.program
+    *_, end = program.graph.nodes
+    found = find_padding(end.args[0][0], Constants(program))
+    assert found is not None
+    assert found.pads == ((3, 0), (0, 1))
+
+
 @pytest.mark.parametrize("fill", [by_slices, by_places, by_canvas, by_concatenation, by_copy], ids=lambda fill: str(fill.__name__))
 def test_the_padding_that_is_found(fill: Fill, seed: int) -> None:
     level = torch.tensor([0.5, 2.0, -1.0, 0.0], dtype=torch.float64)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import refold
+from refold.dialects.aten._numbers import _is_single
 from tests.dialects.aten.nets import fold_exactly
 
 
@@ -57,6 +58,11 @@ def buffer(m: Gated, x: Tensor) -> Tensor:
     return y
 
 
+def option(m: Gated, x: Tensor) -> Tensor:
+    y: Tensor = m.wide(x) + m.alpha.add(1, alpha=2) * m.narrow(x)
+    return y
+
+
 def loop(m: Gated, x: Tensor) -> Tensor:
     for _ in range(m.times):
         x = x + m.narrow(x)
@@ -64,13 +70,19 @@ def loop(m: Gated, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 2.0])
-@pytest.mark.parametrize("rule", [truth, comparison, item, number, buffer, loop])
+@pytest.mark.parametrize("rule", [truth, comparison, item, number, buffer, option, loop])
 def test_numbers_are_read_while_tracing(rule: Callable[[Gated, Tensor], Tensor], alpha: float) -> None:
     torch.manual_seed(0)
     model = Gated(alpha, rule).double().eval()
     result = fold_exactly(model, torch.randn(2, 4, 7, 8, dtype=torch.float64))
     assert result.report.after.convolutions == 1
     assert type(model.alpha.data) is Tensor
+
+
+@pytest.mark.parametrize(("shape", "single"), [((), True), ((1,), True), ((1, 1), True), ((2,), False), ((1, 3), False), ((0,), False)])
+def test_only_what_holds_one_number_is_known(shape: tuple[int, ...], single: bool) -> None:
+    """Values of whole weights would be a copy of the network."""
+    assert _is_single(torch.zeros(shape)) == single
 
 
 def test_what_hangs_on_the_input_is_still_refused_with_its_own_message() -> None:

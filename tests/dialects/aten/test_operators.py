@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import refold
 from tests.dialects.aten.nets import (
+    EXACT,
     Net,
     conv,
     conv_norm,
@@ -89,6 +90,23 @@ def test_batch_norms(seed: int) -> None:
     assert table_left(rows, noise(2, 4, 9, 8), noise(3, 4, 12, 7)) == expected_of(rows)
 
 
+def test_slices_of_sizes_that_are_known(seed: int) -> None:
+    """A reshape fixes the sizes, so that a slice may count from either end, and reach past it."""
+
+    def sliced(cut: Callable[[Tensor], Tensor]) -> nn.Module:
+        return Net(lambda s, x: s.n(cut(s.a(x.reshape(-1, 4, 8, 9)))), a=conv(), n=nn.BatchNorm2d(6))
+
+    rows: Rows = {
+        "both ends": (sliced(lambda y: y[..., 1:-1, 1:8]), ["reshape", "Conv2d"]),
+        "from the end": (sliced(lambda y: y[..., -7:-1, -8:8]), ["reshape", "Conv2d"]),
+        "past the end": (sliced(lambda y: y[..., 1:-1, 1:20]), ["reshape", "pad", "Conv2d"]),
+        "open": (sliced(lambda y: y[..., 1:, -8:]), ["reshape", "pad", "Conv2d"]),
+        "all": (sliced(lambda y: y[..., 0:20, -9:9]), ["reshape", "Conv2d"]),
+        "every second": (sliced(lambda y: y[..., ::2, ::2]), ["reshape", "Conv2d"]),
+    }
+    assert table_left(rows, noise(2, 4, 8, 9), noise(3, 4, 8, 9)) == expected_of(rows)
+
+
 def test_average_pools(seed: int) -> None:
     def beside(pool: nn.Module, **options: Any) -> nn.Module:
         return Net(lambda s, x: s.a(x) + s.b(s.pool(x)), a=conv(**options), b=conv(4, 6, 1, padding=0), pool=pool)
@@ -151,6 +169,10 @@ def test_paddings(seed: int) -> None:
         "circular_sided": (padded((1, 2, 0, 1), "circular"), in_front),
         "cropped": (padded((-1, -1, -1, 0)), in_front),
         "reflection": (padding(nn.ReflectionPad2d(1)), ONE),
+        "reflection_itself": (
+            Net(lambda s, x: s.n(s.a(torch.ops.aten.reflection_pad2d(x, [1] * 4))), a=conv(padding=0), n=nn.BatchNorm2d(6)),
+            ONE,
+        ),
         "replication": (padding(nn.ReplicationPad2d(1)), ONE),
         "circular": (padding(nn.CircularPad2d(1)), ONE),
         "channels": (padded((0, 0, 0, 0, 1, 1), inputs=6), in_front),
@@ -320,3 +342,10 @@ def test_a_row_that_is_not_the_same_is_noticed(seed: int) -> None:
     with torch.no_grad():
         next(result.model.parameters()).view(-1)[0] += 1e-9
         assert distance(model(x), result.model(x)) > 1e-12
+
+
+def test_a_product_that_is_scaled_by_a_size_is_left_and_right(seed: int) -> None:
+    model = settled(Net(lambda s, x: torch.relu(torch.addmm(s.q, x, s.w, alpha=x.shape[0])), w=weight(4, 6), q=weight(6)))
+    folded = refold.fold(model, (noise(5, 4),)).model
+    for rows in (5, 3):
+        assert distance(model(noise(rows, 4)), folded(noise(rows, 4))) <= EXACT

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
 import refold
+from refold.dialects.aten._rearranging import _size
 from tests.families.test_folding import EXACT, distances, noise, settled
 
 SHAPE = (2, 4, 5, 6)
@@ -124,3 +129,53 @@ def test_an_einsum_is_a_linear_layer(equation: str, seed: int) -> None:
     result = refold.fold(model, (x,))
     assert result.report.after.batch_norms == 0
     assert distances(model(x), result.model(x)) < EXACT
+
+
+class Narrowed(nn.Module):
+    """A layer of the first channels of another, as many as the input has rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.behind = nn.Conv2d(4, 9, 1), nn.Conv2d(9, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.front(x)
+        z: Tensor = torch.relu(self.behind(y)) + y.narrow(1, 0, x.shape[2]).mean(1, keepdim=True)
+        return z
+
+
+class Split(nn.Module):
+    """The rest of the channels, behind as many as the input has rows, and the lower half of those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.behind = nn.Conv2d(4, 9, 1), nn.Conv2d(9, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.front(x)
+        _, rest = y.split([x.shape[2], 9 - x.shape[2]], 1)
+        _, low = self.behind(y).split([1, x.shape[2] - 1], 2)
+        z: Tensor = rest.mean((1, 2)) + low.mean((1, 2))
+        return z
+
+
+@pytest.mark.parametrize("make", [Narrowed, Split])
+def test_as_many_channels_as_a_free_size_says_are_left_to_the_network(make: type[nn.Module], seed: int) -> None:
+    model = settled(make())
+    folded = refold.fold(model, (noise(*SHAPE),)).model
+    for rows in (5, 3):
+        x = noise(2, 4, rows, 6)
+        assert distances(model(x), folded(x)) <= EXACT
+
+
+N, M = sympy.symbols("n m", integer=True, positive=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "known", "free"),
+    [(4 * N, 4, ["n"]), (6 * N**2 * M, 6, ["m", "n", "n"]), (2**N, 1, ["2**n"]), (M / N, 1, ["1/n", "m"]), (N + 1, 1, ["n + 1"])],
+)
+def test_a_free_size_is_the_product_of_its_factors(size: Any, known: int, free: list[str]) -> None:
+    traced = SimpleNamespace(node=SimpleNamespace(expr=size))
+    assert _size(traced) == (known, tuple(free))
+    assert known * math.prod(map(sympy.sympify, free)) == sympy.sympify(str(size))

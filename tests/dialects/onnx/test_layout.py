@@ -13,6 +13,7 @@ import refold
 from refold.algebra import Formula
 from refold.dialects.onnx import OnnxModel
 from refold.dialects.onnx._integers import state_integers
+from refold.dialects.onnx._layout import _above
 from refold.graph import Linear, Opaque
 from refold.verification import FACTOR
 from tests.dialects.onnx.models import batch_norm, graph_of, kinds, model_of, random, run
@@ -313,3 +314,20 @@ def test_a_cropped_convolution_is_written_with_a_slice_and_proved(opset: int) ->
         cut = helper.make_node("Slice", ["x", *bounds], ["s"])
     nodes = [cut, helper.make_node("Conv", ["s", "w"], ["c"], pads=[0, 1, 1, 0]), helper.make_node("Mul", ["c", "scale"], ["y"])]
     folded(model_of(nodes, constants, x=(1, CHANNELS, "H", "W"), opset=opset), ["Slice", "Conv"], x_of(1, CHANNELS, 8, 9))
+
+
+@pytest.mark.parametrize("level", [-np.inf, np.nan])
+def test_a_border_of_what_is_no_number_is_no_padding(level: float) -> None:
+    fill = np.where(np.arange(CHANNELS) == 1, np.float32(level), BIAS)
+    node = OnnxModel(bordered(fill)).graph.nodes["filled"]
+    assert isinstance(node, Linear)
+    assert "c" not in node.terms
+
+
+def test_labels_are_whole_numbers_above_all_constants_or_there_are_none() -> None:
+    """Float64 holds every whole number up to 2**53."""
+    start = _above([np.asarray([0.5, -1e12])], [])
+    assert start is not None
+    assert start > 1e12
+    assert _above([np.asarray([2.0**52])], []) is None
+    assert _above([np.asarray([np.inf, 3.0])], []) == _above([], [])

@@ -11,7 +11,10 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 import refold
+from refold.dialects.onnx import OnnxModel, _constants, _read
 from refold.folding import FoldResult
+from refold.graph import Linear, Opaque
+from refold.maps import IDENTITY, Scalar
 from tests.dialects.onnx.models import batch_norm, kinds, model_of, random, rep_block, run, run_reference
 
 Shape = Sequence[int | str | None]
@@ -65,6 +68,16 @@ def test_convolution_pads_itself(auto_pad: str, stride: int, taps: int) -> None:
         batch_norm("c", "y", 6, constants),
     ]
     folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("taps", [2, 3, 4])
+def test_auto_pad_of_a_free_size_is_the_same_for_all_where_nothing_is_skipped(auto_pad: str, taps: int) -> None:
+    constants = {"w": random(6, 4, taps, taps)}
+    conv = helper.make_node("Conv", ["x", "w"], ["c"], auto_pad=auto_pad)
+    model = model_of([conv, batch_norm("c", "y", 6, constants)], constants, (1, 4, "H", "W"))
+    folded(model, ["Conv"], x_of(1, 4, 9, 8))
+    folded(model, ["Conv"], x_of(1, 4, 2, 5))
 
 
 def test_auto_pad_of_a_free_size_is_refused() -> None:
@@ -175,7 +188,7 @@ def test_ceil_mode_that_hangs_over_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
-@pytest.mark.parametrize("opset", [9, 13, 19])
+@pytest.mark.parametrize("opset", [9, 10, 11, 13, 19])
 def test_padding_in_front_of_a_convolution(mode: str, opset: int) -> None:
     if mode == "wrap" and opset < 19:
         pytest.skip("this opset does not know it")
@@ -192,6 +205,118 @@ def test_padding_in_front_of_a_convolution(mode: str, opset: int) -> None:
     assert kinds(written(result)) == expected
     assert result.report.certificate is not None
     assert result.report.certificate.passed
+
+
+@pytest.mark.parametrize("level", [-np.inf, np.nan, None])
+def test_a_padding_with_no_number_or_one_made_at_run_time_is_left(level: float | None) -> None:
+    pads = {"pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1])}
+    constants = pads if level is None else pads | {"level": np.float32(level)}
+    most = [helper.make_node("ReduceMax", ["x"], ["level"], keepdims=0)] if level is None else []
+    nodes = [*most, helper.make_node("Pad", ["x", "pads", "level"], ["y"])]
+    assert isinstance(OnnxModel(model_of(nodes, constants)).graph.nodes["y"], Opaque)
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "listed"), [((4, 4, 3), 0, [1, 0]), ((1, "C", 3), 1, [0]), ((1, 4, "W"), 2, [1]), ((1, 4, 3), 1, [])]
+)
+def test_parts_that_are_no_channels_are_left(x: Shape, axis: int, listed: list[int]) -> None:
+    nodes = [helper.make_node("Gather", ["x", "i"], ["y"], axis=axis)]
+    model = model_of(nodes, {"i": np.asarray(listed, np.int64)}, x)
+    assert isinstance(OnnxModel(model).graph.nodes["y"], Opaque)
+
+
+@pytest.mark.parametrize(("outputs", "kept"), [(["y"], True), (["y", ""], True), (["y", "mask"], False)])
+def test_a_dropout_that_also_gives_its_mask_is_left(outputs: list[str], kept: bool) -> None:
+    graph = OnnxModel(model_of([helper.make_node("Dropout", ["x"], outputs)], {})).graph
+    assert isinstance(graph.nodes["y"], Linear) == kept
+
+
+def test_a_dropout_of_a_constant_is_left() -> None:
+    constants = {"w": random(4, 4, 1, 1), "c": random(1, 4, 1, 1)}
+    nodes = [
+        helper.make_node("Dropout", ["c"], ["d"]),
+        helper.make_node("Conv", ["x", "w"], ["v"]),
+        helper.make_node("Add", ["v", "d"], ["y"]),
+    ]
+    assert all(set(node.terms) <= {"x", "v"} for node in OnnxModel(model_of(nodes, constants)).graph.linear())
+    folded(model_of(nodes, constants), ["Dropout", "Conv", "Add"], x_of(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize(("training", "kept"), [("", True), ("no", True), ("yes", False), ("given", False)])
+def test_a_dropout_is_passed_where_it_is_known_to_do_nothing(training: str, kept: bool) -> None:
+    constants = {"ratio": np.float32(0.5), "no": np.asarray(False), "yes": np.asarray(True)}
+    given = [helper.make_node("IsNaN", ["one"], ["given"]), helper.make_node("ReduceMax", ["x"], ["one"], keepdims=0)][::-1]
+    nodes = [*(given if training == "given" else []), helper.make_node("Dropout", ["x", "ratio", training], ["y"])]
+    graph = OnnxModel(model_of(nodes, {name: value for name, value in constants.items() if name in ("ratio", training)})).graph
+    assert isinstance(graph.nodes["y"], Linear) == kept
+
+
+def test_a_reading_that_does_not_give_the_inferred_shape_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": random(4, 4, 1, 1)})
+    assert isinstance(OnnxModel(model).graph.nodes["y"], Linear)
+    monkeypatch.setattr(_read, "_agrees", lambda call, reading: False)
+    assert isinstance(OnnxModel(model).graph.nodes["y"], Opaque)
+
+
+def test_constants_of_many_numbers_or_of_a_shape_that_is_not_known_are_not_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = {"w": random(2, 2, 2, 2)}
+    sum_of = [helper.make_node("ReduceMax", ["c"], ["m"]), helper.make_node("Add", ["x", "m"], ["y"])]
+    product = [helper.make_node("Mul", ["w", "w"], ["c"]), *sum_of]
+    places = [helper.make_node("NonZero", ["w"], ["n"]), helper.make_node("Cast", ["n"], ["c"], to=TensorProto.FLOAT), *sum_of]
+    assert list(OnnxModel(model_of(product, constants)).graph.nodes) == ["y"]
+    assert "n" in OnnxModel(model_of(places, constants)).graph.nodes
+    monkeypatch.setattr(_constants, "LARGEST", 15)
+    assert "c" in OnnxModel(model_of(product, constants)).graph.nodes
+
+
+OF_CONSTANTS: dict[str, NodeProto] = {
+    one.op_type: one
+    for one in (
+        helper.make_node("Neg", ["c"], ["n"]),
+        helper.make_node("Identity", ["c"], ["n"]),
+        helper.make_node("Transpose", ["c"], ["n"], perm=[0, 2, 1]),
+        helper.make_node("Reshape", ["c", "shape"], ["n"]),
+        helper.make_node("Flatten", ["c"], ["n"]),
+        helper.make_node("ReduceMean", ["c"], ["n"], axes=[2]),
+        helper.make_node("GlobalAveragePool", ["c"], ["n"]),
+        helper.make_node("AveragePool", ["c"], ["n"], kernel_shape=[2]),
+        helper.make_node("Add", ["c", "c"], ["n"]),
+        helper.make_node("Sub", ["c", "s"], ["n"]),
+        helper.make_node("Mul", ["c", "s"], ["n"]),
+        helper.make_node("Div", ["c", "s"], ["n"]),
+        helper.make_node("Conv", ["c", "w"], ["n"]),
+        helper.make_node("ConvTranspose", ["c", "w"], ["n"]),
+        helper.make_node("MatMul", ["c", "m"], ["n"]),
+        helper.make_node("Gemm", ["m", "m"], ["n"]),
+        helper.make_node("Einsum", ["c", "m"], ["n"], equation="bct,to->bco"),
+        helper.make_node("Pad", ["c", "pads"], ["n"]),
+        helper.make_node("Slice", ["c", "zero", "one", "one"], ["n"]),
+        helper.make_node("Gather", ["c", "zero"], ["n"], axis=1),
+        helper.make_node("Split", ["c"], ["n", "rest"], axis=1),
+        helper.make_node("Concat", ["c", "d"], ["n"], axis=1),
+        helper.make_node("BatchNormalization", ["c", "v", "v", "v", "v"], ["n"]),
+        helper.make_node("Dropout", ["c"], ["n"]),
+    )
+}
+
+
+@pytest.mark.parametrize("operation", OF_CONSTANTS)
+def test_what_is_made_of_constants_alone_is_no_map(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are too many to work out they stay as they are made: a map is one of values that hang on an input."""
+    monkeypatch.setattr(_constants, "LARGEST", 0)
+    one = OF_CONSTANTS[operation]
+    stored = {
+        "c": random(1, 4, 6),
+        "d": random(1, 2, 6),
+        "s": np.float32(2),
+        "w": random(4, 4, 1),
+        "m": random(6, 6),
+        "v": np.ones(4, np.float32),
+    }
+    stored |= {"shape": np.asarray([4, 6]), "pads": np.asarray([0, 0, 1, 0, 0, 1]), "zero": np.asarray([0]), "one": np.asarray([1])}
+    nodes = [one, helper.make_node("ReduceMax", ["n"], ["most"], keepdims=0), helper.make_node("Mul", ["x", "most"], ["y"])]
+    model = model_of(nodes, {name: value for name, value in stored.items() if name in one.input}, opset=13)
+    assert isinstance(OnnxModel(model).graph.nodes["n"], Opaque)
 
 
 def test_padding_with_a_value_and_on_some_axes() -> None:
@@ -217,6 +342,95 @@ def test_cropping_by_slices_behind_a_convolution(opset: int, x: Shape) -> None:
     folded(model_of(nodes, constants, x, opset=opset), ["Conv"], x_of(1, 4, 9, 9))
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "kept"), [(0, 9, True), (0, 0, False), (4, 4, False), (-1, 0, False), (3, 4, True), (-9, -8, True)]
+)
+def test_a_slice_of_nothing_is_left(start: int, end: int, kept: bool) -> None:
+    constants = {"s": np.asarray([start]), "e": np.asarray([end]), "a": np.asarray([2])}
+    graph = OnnxModel(model_of([helper.make_node("Slice", ["x", "s", "e", "a"], ["y"])], constants)).graph
+    assert isinstance(graph.nodes["y"], Linear) == kept
+
+
+def test_what_moves_items_apart_is_no_crop() -> None:
+    """A scale that a transposed convolution of one tap undoes leaves zeros between the items, and those alone."""
+    constants = {"s": np.full((4, 1, 1), 2, np.float32), "w": np.full((4, 1, 1, 1), 0.5, np.float32)}
+    nodes = [
+        helper.make_node("Mul", ["x", "s"], ["m"]),
+        helper.make_node("ConvTranspose", ["m", "w"], ["y"], strides=[2, 2], group=4),
+    ]
+    folded(model_of(nodes, constants, (1, 4, "H", "W")), ["ConvTranspose"], x_of(1, 4, 3, 5))
+
+
+def test_parts_that_are_put_together_as_they_were_change_nothing() -> None:
+    constants = {"zero": np.asarray([0]), "one": np.asarray([1]), "end": np.asarray([2**62]), "axis": np.asarray([2])}
+    nodes = [
+        helper.make_node("Slice", ["x", "zero", "one", "axis"], ["top"]),
+        helper.make_node("Slice", ["x", "one", "end", "axis"], ["rest"]),
+        helper.make_node("Concat", ["top", "rest"], ["y"], axis=2),
+    ]
+    node = OnnxModel(model_of(nodes, constants)).graph.nodes["y"]
+    assert isinstance(node, Linear)
+    assert dict(node.terms) == {"x": IDENTITY}
+
+
+@pytest.mark.parametrize("chosen", [[3, 0], [-1, 0], [-1, -4, 2]])
+def test_channels_are_taken_from_either_end(chosen: list[int]) -> None:
+    constants = {"w": random(4, 4, 3, 3), "i": np.asarray(chosen)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Gather", ["c", "i"], ["y"], axis=1)]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+def test_a_split_along_a_free_axis_is_left() -> None:
+    constants = {"w": random(4, 4, 1, 1)}
+    nodes = [
+        helper.make_node("Split", ["x"], ["a", "b"], axis=2, num_outputs=2),
+        helper.make_node("Conv", ["a", "w"], ["c"]),
+        helper.make_node("Sub", ["c", "b"], ["y"]),
+    ]
+    model = model_of(nodes, constants, (1, 4, "H", "W"), opset=18)
+    folded(model, ["Split", "Conv", "Sub"], x_of(1, 4, 6, 5))
+
+
+@pytest.mark.parametrize("equation", ["oc,bchw->bohw", "bchw,oc->bohw"])
+def test_an_einsum_with_a_matrix_joins_a_convolution(equation: str) -> None:
+    constants = {"w": random(4, 4, 3, 3), "m": random(4, 4)}
+    operands = ["m", "v"] if equation.startswith("oc") else ["v", "m"]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v"]), helper.make_node("Einsum", operands, ["y"], equation=equation)]
+    folded(model_of(nodes, constants), ["Conv"], x_of(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("operation", "scale"), [("Mul", Scalar(2.0)), ("Div", Scalar(0.5)), ("Add", Scalar(1.0, 2.0)), ("Sub", Scalar(1.0, -2.0))]
+)
+def test_one_number_for_all_channels_is_one_weight(operation: str, scale: Scalar) -> None:
+    graph = OnnxModel(model_of([helper.make_node(operation, ["x", "s"], ["y"])], {"s": np.float32(2)})).graph
+    node = graph.nodes["y"]
+    assert isinstance(node, Linear)
+    assert (node.weights, dict(node.terms)) == (1, {"x": scale})
+
+
+@pytest.mark.parametrize("number", [-1.0, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(), (4, 1, 1)])
+def test_a_value_over_a_constant_is_linear_but_over_zero(number: float, shape: tuple[int, ...]) -> None:
+    constants = {"c": np.full(shape, 2, np.float32)}
+    constants["c"][(0,) * len(shape)] = number
+    graph = OnnxModel(model_of([helper.make_node("Div", ["x", "c"], ["y"])], constants)).graph
+    assert isinstance(graph.nodes["y"], Linear) == (number != 0)
+
+
+@pytest.mark.parametrize("shape", [[20, 19], [19, 20], [20, 20]])
+def test_an_output_shape_that_asks_for_negative_padding_is_refused(shape: list[int]) -> None:
+    """An output that is larger on some axis than what the kernel reaches, 19 items."""
+    constants = {"w": random(4, 3, 3, 3)}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 2], output_shape=shape),
+        batch_norm("c", "y", 3, constants),
+    ]
+    result = refold.fold(model_of(nodes, constants))
+    assert result.report.folds == ()
+    assert any("its output shape asks for the negative padding" in refusal.fact for refusal in result.report.refusals)
+
+
 def test_a_strided_slice() -> None:
     constants = {"w": random(6, 4, 3, 3), "s": np.asarray([0]), "e": np.asarray([2**62]), "a": np.asarray([2]), "t": np.asarray([2])}
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Slice", ["c", "s", "e", "a", "t"], ["y"])]
@@ -237,6 +451,21 @@ def test_gemm_with_what_follows(trans_b: int, bias: tuple[int, ...] | None) -> N
         helper.make_node("Mul", ["g", "s"], ["y"]),
     ]
     folded(model_of(nodes, constants, ("N", 4)), ["Gemm"], x_of(3, 4))
+
+
+@pytest.mark.parametrize(("addend", "kept"), [("r", True), ("x", False), ("wide", False)])
+def test_gemm_may_add_another_value(addend: str, kept: bool) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("ReduceMax", ["x"], ["wide"], axes=[0]),
+        helper.make_node("Gemm", ["x", "w", addend], ["y"], beta=2.0),
+    ]
+    model = model_of(nodes, {"w": random(4, 4)}, (3, 4))
+    node = OnnxModel(model).graph.nodes["y"]
+    assert isinstance(node, Linear) == kept
+    if isinstance(node, Linear):
+        assert set(node.terms) == {"x", "r"}
+        assert node.terms["r"] == Scalar(2.0)
 
 
 def test_low_rank_adaptation() -> None:
@@ -268,6 +497,20 @@ def test_a_lone_scale_and_shift() -> None:
     chain = [helper.make_node("Mul" if name in "ac" else "Add", [before, name], [after])
              for before, name, after in zip(["x", "1", "2", "3"], "abcd", ["1", "2", "3", "y"], strict=True)]  # fmt: skip
     folded(model_of(chain, constants, (1, 4, "H", "W")), ["Mul", "Add"], x_of(1, 4, 3, 3))
+
+
+@pytest.mark.parametrize(("parts", "axis"), [(["x", "x"], 1), (["x", "c"], 1), (["x", "r"], 0), (["x", "r"], 1)])
+def test_a_concatenation_is_read_where_each_part_is_a_value_of_its_own(parts: list[str], axis: int) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Concat", parts, ["y"], axis=axis)]
+    graph = OnnxModel(model_of(nodes, {"c": random(1, 4, 9, 9)} if "c" in parts else {}, outputs=("y", "r"))).graph
+    assert isinstance(graph.nodes["y"], Linear) == (parts == ["x", "r"] and axis == 1)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_concatenation_of_very_many_parts_is_left(more: int) -> None:
+    names = [f"r{number}" for number in range(64 + more)]
+    nodes = [*(helper.make_node("Relu", ["x"], [name]) for name in names), helper.make_node("Concat", names, ["y"], axis=1)]
+    assert isinstance(OnnxModel(model_of(nodes, {}, (1, 1, 2, 2))).graph.nodes["y"], Opaque) == bool(more)
 
 
 def test_branches_of_unlike_padding_become_one_convolution() -> None:

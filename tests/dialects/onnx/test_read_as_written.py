@@ -99,6 +99,11 @@ KINDS: dict[str, tuple[list[NodeProto], str, dict[str, Any]]] = {
     "shift": ([node("Add", ["x", "one"], ["y"])], "shift", {"constant": "`one` (=0.5)", "kept": "x"}),
     "shift from the left": ([node("Sub", ["one", "x"], ["y"])], "shift", {"constant": "`one` (=0.5)", "kept": "x"}),
     "scale": ([node("Div", ["x", "each"], ["y"])], "scale", {"constant": "`each` (=4 x 1 x 1 numbers)", "kept": "x"}),
+    "scale by a number that a node holds": (
+        [node("Constant", [], ["c"], value_float=2.0), node("Mul", ["x", "c"], ["y"])],
+        "scale",
+        {"constant": "`c` (=2)", "kept": "x"},
+    ),
     "product of two": ([node("Relu", ["x"], ["r"]), node("Mul", ["x", "r"], ["y"])], "mul", {}),
     "padding": ([node("Pad", ["x", "pads"], ["y"], mode="reflect")], "pad", {"mode": "reflect"}),
     "activation": ([node("Sigmoid", ["x"], ["y"])], "sigmoid", {}),

@@ -33,8 +33,7 @@ class Constants:
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR) and spec.target not in changed:
                 self._given[spec.arg.name] = (spec.target, _stored(program, spec.target))
         self._constant: set[str] = set()
-        self._computed: dict[str, Any] = {}
-        self._narrow: dict[str, Any] = {}
+        self._computed: dict[str, tuple[Any, Any]] = {}
         self._keys: dict[Hashable, int] = {}
         self._numbers: dict[str, int] = {}
         for node in program.graph.nodes:
@@ -59,24 +58,25 @@ class Constants:
                 self._computed[one.name] = self._evaluated(one)
         return self._at_hand(node)
 
-    def _evaluated(self, node: torch.fx.Node) -> Any:
-        own = self._narrow[node.name] = evaluate(
-            node, lambda below: self._given[below.name][1] if below.op == "placeholder" else self._narrow[below.name], wide=False
+    def _evaluated(self, node: torch.fx.Node) -> tuple[Any, Any]:
+        """What a node gives in float64, and in the dtypes of the model."""
+        own = evaluate(
+            node, lambda below: self._given[below.name][1] if below.op == "placeholder" else self._computed[below.name][1], wide=False
         )
         try:
             wide = evaluate(node, lambda below: widened(self._at_hand(below)))
         except RuntimeError:  # an operator that looks at bits, or takes no float64
             wide = None
         pairs = zip(_leaves(own), _leaves(wide), strict=False)
-        return wide if wide is not None and all(_is_rounded(*pair) for pair in pairs) else torch.utils._pytree.tree_map(widened, own)
+        is_finer = wide is not None and all(_is_rounded(*pair) for pair in pairs)
+        return wide if is_finer else torch.utils._pytree.tree_map(widened, own), own
 
     def _at_hand(self, node: torch.fx.Node) -> Any:
-        return self._given[node.name][1] if node.op == "placeholder" else self._computed[node.name]
+        return self._given[node.name][1] if node.op == "placeholder" else self._computed[node.name][0]
 
     def forget(self) -> None:
         """Let go of what was computed."""
         self._computed.clear()
-        self._narrow.clear()
 
     def sources(self, node: object) -> tuple[str, ...]:
         """Names of the parameters and buffers that it hangs on."""

@@ -20,9 +20,10 @@ from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._sizes import fixed, shape_of
 
 ENTRIES = ("aten.slice_scatter.default", "aten.select_scatter.default", "aten.cat.default", "aten.copy.default")
-TRIALS = (((9, 2), (14, 5)), ((41, 8), (66, 20)), ((161, 32), (266, 80)), ((641, 128), (1066, 320)))
+TRIALS = (((9, 2), (14, 4)), ((41, 8), (66, 20)), ((161, 32), (266, 80)), ((641, 128), (1066, 320)))
 """Sizes for the free symbols of the graph, as the first and the step to the next, in pairs: a padding that comes out alike for both of a
-pair does not hang on the sizes, nor on two of them being equal. A pair is too small where a place of the network is left no room."""
+pair does not hang on the sizes, nor on two of them being equal, nor, since each differs by an odd number, on a power of 2. A pair is too
+small where a place of the network is left no room."""
 LARGEST = 1 << 24
 """Places of a tensor that are followed; where free sizes multiply, the larger trials go far beyond."""
 ROOM = 3
@@ -162,8 +163,6 @@ class _Trial:
     def _label(self, node: Node, axes: int) -> Any:
         """A constant as a label that broadcasts: it must be one number, or one a channel, alike at every place."""
         traced = node.meta["val"]
-        if not isinstance(traced, torch.Tensor) or traced.ndim > axes + 2:
-            raise _NotALayout
         aligned = (1,) * (axes + 2 - traced.ndim) + tuple(traced.shape)
         value = self.constants.value(node).double().reshape(aligned)
         level = value[(slice(0, 1), slice(None), *[slice(0, 1)] * axes)]
@@ -216,15 +215,7 @@ class _Trial:
         axis = self._axis(arguments["dim"])
         if axis is None:
             raise _NotALayout
-        nodes = arguments["tensors"]
-        parts = [self._places(node) for node in nodes]
-        across = max((part.shape for part in parts), key=math.prod)
-        spread = []
-        for node, part in zip(nodes, parts, strict=True):
-            shape = list(across)
-            shape[axis] = self._size(node.meta["val"].shape[axis + 2])
-            spread.append(np.broadcast_to(part, shape))
-        return np.concatenate(spread, axis=axis)
+        return np.concatenate([self._places(node) for node in arguments["tensors"]], axis=axis)
 
     def pad(self, arguments: dict[str, Any]) -> Any:
         pads = self._places(arguments["pad"])

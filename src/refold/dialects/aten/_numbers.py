@@ -85,7 +85,7 @@ class KnownNumbers(TorchFunctionMode):
         versions = {one: one.value._version for one in known.values()}
         value = _outside(func, real)
         self._note_written(one for one, version in versions.items() if one.value._version != version)
-        if func in READS and value is not None:
+        if func in READS:
             self._read.update(*(one.roots for one in known.values()))
             return value
         result = func(*args, **(kwargs or {}))

@@ -7,6 +7,7 @@ been linear but is not here, or None where it is not linear at all.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -401,7 +402,7 @@ def _slice(call: Call) -> Reading | Obstruction | None:
     x = call["self"]
     if not call.is_activation(x):
         return None
-    if _same_shape(x, call) and call["step"] == 1:
+    if _same_shape(x, call):
         return Reading({x: IDENTITY}, free=True)
     ndim = x.meta["val"].ndim
     axis = call["dim"] % ndim
@@ -417,7 +418,7 @@ def _slice(call: Call) -> Reading | Obstruction | None:
     if size is not None:
         start, end, size_known = (start + size if start < 0 else start), (end + size if end < 0 else min(end, size)), size
         after = int(end) - size_known
-    elif start < 0 or (0 <= end < 2**62):
+    elif start < 0 or (0 <= end < sys.maxsize):
         return None
     else:
         after = int(end) if end < 0 else 0

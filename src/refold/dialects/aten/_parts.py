@@ -18,11 +18,13 @@ def _split(call: Call) -> Reading | Obstruction | None:
         return None
     parts = source.meta["val"]
     axis = call["dim"] % call.output.ndim
-    widths = [fixed(part.shape[axis]) for part in parts]
-    if any(width is None for width in widths[: index + 1]):
-        return None
-    start = sum(width or 0 for width in widths[:index])
-    reading = select(call, axis, range(start, start + (widths[index] or 0)))
+    ends = [0]
+    for part in parts[: index + 1]:
+        width = fixed(part.shape[axis])
+        if width is None:
+            return None
+        ends.append(ends[-1] + width)
+    reading = select(call, axis, range(*ends[-2:]))
     return None if reading is None else Reading(reading.terms, free=index > 0)
 
 

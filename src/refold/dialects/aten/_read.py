@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from refold.algebra import Obstruction
 from refold.dialects.aten import _operators, _products, _rearranging  # noqa: F401  (register the readers)
@@ -30,7 +29,6 @@ def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols)
     readings = {node.name: _reading(node, constants) for node in nodes if node not in constants}
     live = _live(nodes, readings, constants)
     graph = Graph()
-    inputs = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
     for node in nodes:
         if node.op == "output":
             graph.outputs = {one.name for one in node.all_input_nodes}
@@ -41,8 +39,6 @@ def read_graph(program: ExportedProgram, constants: Constants, symbols: Symbols)
         if value is not None:
             graph.values[node.name] = value
         if node.op == "placeholder":
-            if node.name not in inputs:
-                graph.outputs.add(node.name)
             continue
         reading = readings[node.name]
         if isinstance(reading, Obstruction):

@@ -106,7 +106,7 @@ def _averaged(call: Call, axes: set[int], *, keeps: bool) -> Reading | None:
     items = math.prod(example(mine[axis]) for axis in axes)
     if done.is_identity:
         return Reading({x: IDENTITY})
-    step = Step(call.node.name, done, tuple(example(size) for size in call.output.shape), mean_of=max(1, items))
+    step = Step(call.node.name, done, tuple(example(size) for size in call.output.shape), mean_of=items)
     return Reading({x: Moved(IDENTITY, None, Layout((step,), done))})
 
 

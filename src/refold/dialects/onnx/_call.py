@@ -53,6 +53,11 @@ class Call:
         """An attribute, or what it is where it is not there."""
         return self.attributes.get(name, default)
 
+    @property
+    def x(self) -> str:
+        """The name of the first input."""
+        return str(self.node.input[0])
+
     def input(self, position: int) -> str:
         """The name of an input, empty where it is left out."""
         return self.node.input[position] if position < len(self.node.input) else ""

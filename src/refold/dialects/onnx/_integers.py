@@ -97,7 +97,7 @@ def _work_out(node: NodeProto, feeds: Mapping[str, Array], model: ModelProto) ->
         (result,) = evaluate([node], feeds, list(node.output), model)
     except Exception:  # the evaluator's operators raise what they like
         return None
-    return result if isinstance(result, np.ndarray) else np.asarray(result)
+    return np.asarray(result)
 
 
 def _is_small(operation: str, inputs: list[Array]) -> bool:

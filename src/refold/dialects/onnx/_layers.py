@@ -104,44 +104,45 @@ class Layers:
     def _scale(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
         whole = formula.evaluate()
         shape = (-1, *([1] * formula.stencil.rank))
-        base, nodes = _base(formula, value), []
+        base, nodes = _base(formula, value), list[NodeProto]()
         if bool((whole.kernel != 1).any()):
             scale = self._small(whole.kernel.reshape(shape), elem_type, f"{base}.weight", ("scale", formula.key))
-            nodes.append(self._node("Mul", [x, scale], value))
+            x = self._put(nodes, self._node("Mul", [x, scale], value))
         if bool((whole.bias != 0).any()) or not nodes:
             shift = self._small(whole.bias.reshape(shape), elem_type, f"{base}.bias", ("shift", formula.key))
-            nodes.append(self._node("Add", [nodes[-1].output[0] if nodes else x, shift], value))
+            self._put(nodes, self._node("Add", [x, shift], value))
         return nodes
 
     def _linear(self, formula: Formula, x: str, dimensions: int, elem_type: int, value: str) -> list[NodeProto]:
         if dimensions == 2:
             inputs = [x, self._kernel(formula, elem_type, "gemm", value), self._bias(formula, elem_type, value, always=self.opset < 11)]
             return [self._node("Gemm", inputs, value, alpha=1.0, beta=1.0, transA=0, transB=1)]
-        nodes = [self._node("MatMul", [x, self._kernel(formula, elem_type, "matmul", value)], value)]
+        nodes: list[NodeProto] = []
+        x = self._put(nodes, self._node("MatMul", [x, self._kernel(formula, elem_type, "matmul", value)], value))
         if _has_bias(formula):
-            nodes.append(self._node("Add", [nodes[0].output[0], self._bias(formula, elem_type, value)], value))
+            self._put(nodes, self._node("Add", [x, self._bias(formula, elem_type, value)], value))
         return nodes
 
     def _convolution(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
         stencil = formula.stencil
         pads = _padding(stencil)
-        nodes = [self._crop(stencil, x, value)] if _crops(stencil) else []
+        nodes: list[NodeProto] = []
+        if _crops(stencil):
+            x = self._put(nodes, self._crop(stencil, x, value))
         if _needs_pad(formula):
-            nodes.append(self._pad(formula, pads, nodes[-1].output[0] if nodes else x, elem_type, value))
+            x = self._put(nodes, self._pad(formula, pads, x, elem_type, value))
             pads = [(0, 0)] * len(pads)
-        inputs = [
-            nodes[-1].output[0] if nodes else x,
-            self._kernel(formula, elem_type, "conv", value),
-            self._bias(formula, elem_type, value),
-        ]
+        inputs = [x, self._kernel(formula, elem_type, "conv", value), self._bias(formula, elem_type, value)]
         strides = [window.stride for window in stencil.windows]
-        nodes.append(self._node("Conv", inputs, value, strides=strides, pads=_flat(pads), **_geometry(stencil)))
+        self._put(nodes, self._node("Conv", inputs, value, strides=strides, pads=_flat(pads), **_geometry(stencil)))
         return nodes
 
     def _window(self, formula: Formula, x: str, elem_type: int, value: str) -> list[NodeProto]:
-        nodes = [self._crop(formula.stencil, x, value)] if _crops(formula.stencil) else []
+        nodes: list[NodeProto] = []
+        if _crops(formula.stencil):
+            x = self._put(nodes, self._crop(formula.stencil, x, value))
         if _pads(formula.stencil):
-            nodes.append(self._pad(formula, _padding(formula.stencil), nodes[0].output[0] if nodes else x, elem_type, value))
+            self._put(nodes, self._pad(formula, _padding(formula.stencil), x, elem_type, value))
         return nodes
 
     def _crop(self, stencil: Stencil, x: str, value: str) -> NodeProto:
@@ -207,6 +208,12 @@ class Layers:
             self.initializers.append(tensor_of(name, array, elem_type))
         return self.made[key, elem_type]
 
+    def _put(self, nodes: list[NodeProto], node: NodeProto) -> str:
+        """Put a node behind others; the name of what it gives."""
+        nodes.append(node)
+        (output,) = node.output
+        return str(output)
+
     def _node(self, operation: str, inputs: Sequence[str], value: str, /, **attributes: Any) -> NodeProto:
         given = list(inputs)
         while given and not given[-1]:
@@ -239,9 +246,9 @@ def _needs_pad(formula: Formula) -> bool:
 
 
 def _only_moves(formula: Formula) -> bool:
-    """Whether it crops and pads and changes no number."""
+    """Whether it crops and pads and changes no number, of those that put no zeros between items."""
     stencil = formula.stencil
-    if not stencil.moves_channels_alone or any(window.stride > 1 or window.upsample > 1 for window in stencil.windows):
+    if not stencil.moves_channels_alone or any(window.stride > 1 for window in stencil.windows):
         return False
     return bool((formula.evaluate().kernel == 1).all()) and not _has_bias(formula)
 

@@ -133,7 +133,7 @@ class _Chain:
                 continue
             if node.op_type in SCATTERS:
                 return True
-            if node.op_type == "Concat" and next((one.i for one in node.attribute if one.name == "axis"), 1) % len(typed.shape) >= 2:
+            if node.op_type == "Concat" and any(one.name == "axis" and one.i % len(typed.shape) >= 2 for one in node.attribute):
                 return True
         return False
 
@@ -264,7 +264,7 @@ def _as_padding(result: Array, labels: Array) -> tuple[tuple[tuple[int, int], ..
     corner = np.argwhere(result == labels.flat[0])
     if result.ndim != labels.ndim or len(corner) != 1 or result.shape[:2] != labels.shape[:2]:
         return None
-    begin = [int(at) for at in corner[0]]
+    (begin,) = corner.tolist()
     pads = tuple((at, whole - size - at) for at, whole, size in zip(begin, result.shape, labels.shape, strict=True))
     middle = tuple(slice(at, at + size) for at, size in zip(begin, labels.shape, strict=True))
     if not np.array_equal(result[middle], labels):

@@ -59,7 +59,7 @@ def read(call: Call, readers: Readers) -> Reading | Obstruction | None:
 @reads("Conv")
 def _convolution(call: Call) -> Reading | Obstruction | None:
     """y = W * x + b."""
-    x, weight, bias = call.input(0), call.input(1), call.input(2)
+    x, weight, bias = call.x, call.input(1), call.input(2)
     prepared = _weights(call, x, weight, bias)
     if prepared is None or isinstance(prepared, Obstruction):
         return prepared
@@ -78,7 +78,7 @@ def _convolution(call: Call) -> Reading | Obstruction | None:
 @reads("ConvTranspose")
 def _transposed_convolution(call: Call) -> Reading | Obstruction | None:
     """y = W^T x + b."""
-    x, weight, bias = call.input(0), call.input(1), call.input(2)
+    x, weight, bias = call.x, call.input(1), call.input(2)
     prepared = _weights(call, x, weight, bias)
     if prepared is None or isinstance(prepared, Obstruction):
         return prepared
@@ -123,7 +123,7 @@ def _padding(call: Call, taps: Sequence[int], strides: Sequence[int], dilations:
             return [(0, 0)] * rank
         case convention:
             pairs: Padding = []
-            for axis, size in enumerate(call.spatial(call.input(0), rank)):
+            for axis, size in enumerate(call.spatial(call.x, rank)):
                 if not isinstance(size, int) and strides[axis] > 1:
                     return Obstruction(
                         "reading",
@@ -131,7 +131,7 @@ def _padding(call: Call, taps: Sequence[int], strides: Sequence[int], dilations:
                         "fix the input size, or state `pads`",
                     )
                 # With stride 1 the padding is the same for every size.
-                items = size if isinstance(size, int) else 1 + dilations[axis] * taps[axis]
+                items = size if isinstance(size, int) else taps[axis]
                 way = "upper" if convention == "SAME_UPPER" else "lower"
                 pairs += same_padding((items,), (taps[axis],), (strides[axis],), (dilations[axis],), convention=way)  # type: ignore[arg-type]
             return pairs
@@ -150,7 +150,7 @@ def _transposed_padding(
     if shape is None:
         totals = [span + more - stride for span, more, stride in zip(spans, extra, strides, strict=True)]
     else:
-        sizes = call.spatial(call.input(0), rank)
+        sizes = call.spatial(call.x, rank)
         if not all(isinstance(size, int) for size in sizes):
             return Obstruction("reading", "its `output_shape` is fixed where the size of its input is free", "state `pads` instead")
         totals = [
@@ -228,14 +228,14 @@ def _sum(call: Call) -> Reading | Obstruction | None:
 @reads("Neg")
 def _negate(call: Call) -> Reading | Obstruction | None:
     """y = -x."""
-    x = call.input(0)
+    x = call.x
     return Reading({x: Scalar(-1.0)}) if call.is_activation(x) else None
 
 
 @reads("Mul")
 def _multiply(call: Call) -> Reading | Obstruction | None:
     """y = c x."""
-    x, factor = call.input(0), call.input(1)
+    x, factor = call.x, call.input(1)
     if not call.is_activation(x):
         x, factor = factor, x
     return _scaled(call, x, factor, invert=False)
@@ -244,7 +244,7 @@ def _multiply(call: Call) -> Reading | Obstruction | None:
 @reads("Div")
 def _divide(call: Call) -> Reading | Obstruction | None:
     """y = x / c."""
-    return _scaled(call, call.input(0), call.input(1), invert=True)
+    return _scaled(call, call.x, call.input(1), invert=True)
 
 
 def _scaled(call: Call, x: str, factor: str, *, invert: bool) -> Reading | None:
@@ -282,7 +282,7 @@ def _per_channel(call: Call, name: str) -> float | tuple[Array, int] | None:
 @reads("AveragePool")
 def _average_pool(call: Call) -> Reading | Obstruction | None:
     """y = mean of the window, its zero padding counted."""
-    x = call.input(0)
+    x = call.x
     taps = call.get("kernel_shape", ())
     rank = len(taps)
     channels = call.channels(x)
@@ -317,7 +317,7 @@ def _floors_alike(value: AffineConv, sizes: Sequence[Size]) -> bool:
 @reads("Pad")
 def _pad(call: Call) -> Reading | Obstruction | None:
     """y = x, continued."""
-    x = call.input(0)
+    x = call.x
     rank = len(call.output.shape) - 2
     channels = call.channels(x)
     mode = MODES.get(call.get("mode", "constant"))
@@ -388,7 +388,7 @@ def _concatenate(call: Call) -> Reading | Obstruction | None:
 @reads("Slice")
 def _slice(call: Call) -> Reading | Obstruction | None:
     """y = x[..., start:end:step, ...]."""
-    x = call.input(0)
+    x = call.x
     channels = call.channels(x)
     bounds = _slice_bounds(call)
     if not call.is_activation(x) or bounds is None:
@@ -442,15 +442,15 @@ def _slice_bounds(call: Call) -> list[tuple[int, int, int, int]] | None:
 @reads("Identity", "Cast")
 def _unchanged(call: Call) -> Reading | Obstruction | None:
     """y = x, where the type stays."""
-    return Reading({call.input(0): IDENTITY}) if call.is_activation(call.input(0)) else None
+    return Reading({call.x: IDENTITY}) if call.is_activation(call.x) else None
 
 
 @reads("Dropout")
 def _dropout(call: Call) -> Reading | Obstruction | None:
     """y = x, in inference."""
-    x, training = call.input(0), call.input(2)
+    x, training = call.x, call.input(2)
     if not call.is_activation(x) or any(call.node.output[1:]):
         return None
-    if training and not (call.is_constant(training) and not bool(call.value(training).any())):
+    if training and not (call.is_constant(training) and not call.value(training).item()):
         return None
     return Reading({x: IDENTITY})

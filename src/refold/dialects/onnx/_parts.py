@@ -15,23 +15,24 @@ LIKE = np.zeros(0)
 @reads("Split")
 def _split(call: Call) -> Reading | Obstruction | None:
     """y = one of the parts that x is split in; the operator counts with the first."""
-    x, name = call.input(0), call.node.output[0]
+    x, name = call.x, call.node.output[0]
     maker = call.scope.producers[name]
     axis = int(call.get("axis", 0)) % len(call.output.shape)
     parts = list(maker.output)
     widths = [typed.shape[axis] if (typed := call.typed(one)) is not None else None for one in parts[: parts.index(name) + 1]]
-    known = [width for width in widths if isinstance(width, int)]
-    if len(known) < len(widths) or sum(1 for one in parts if one) < 2:
-        return None
-    start = sum(known[:-1])
-    reading = select(call, x, axis, range(start, start + known[-1]))
+    ends = [0]
+    for width in widths:
+        if not isinstance(width, int):
+            return None
+        ends.append(ends[-1] + width)
+    reading = select(call, x, axis, range(*ends[-2:])) if sum(map(bool, parts)) > 1 else None
     return None if reading is None else Reading(reading.terms, operators=1 if name == parts[0] else 0)
 
 
 @reads("Gather")
 def _gather(call: Call) -> Reading | Obstruction | None:
     """y = the channels of x that are listed."""
-    x, indices = call.input(0), call.input(1)
+    x, indices = call.x, call.input(1)
     if not call.is_constant(indices):
         return None
     listed = call.value(indices)

@@ -13,13 +13,13 @@ from refold.maps import Scalar
 @reads("Gemm")
 def _gemm(call: Call) -> Reading | Obstruction | None:
     """y = alpha x W + beta c."""
-    x, weight, addend = call.input(0), call.input(1), call.input(2)
+    x, weight, addend = call.x, call.input(1), call.input(2)
     if not call.is_activation(x) or call.get("transA", 0):
         return None
     if not call.is_constant(weight):
         return call.made_at_run_time(weight, "weight")
-    kernel = call.value(weight)
-    kernel = kernel if call.get("transB", 0) else kernel.T
+    held, transposed = call.value(weight), bool(call.get("transB", 0))
+    kernel = held if transposed else held.T
     alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
     if alpha != 1.0:
         kernel = alpha * kernel.astype(np.float64)
@@ -35,14 +35,14 @@ def _gemm(call: Call) -> Reading | Obstruction | None:
             return None
         terms[addend] = Scalar(beta)
     value = algebra.linear(kernel, offset)
-    terms[x] = call.leaf(value, (weight, addend if offset is not None else ""), alpha, beta, call.get("transB", 0))
+    terms[x] = call.leaf(value, (weight, addend if offset is not None else ""), alpha, beta, transposed)
     return Reading(terms, kernel.size)
 
 
 @reads("MatMul")
 def _matmul(call: Call) -> Reading | Obstruction | None:
     """y = x W, over the last axis; y = W x, over the one before."""
-    left, right = call.input(0), call.input(1)
+    left, right = call.x, call.input(1)
     if call.is_constant(left):
         return _product(call, right, left, behind=1, transposed=False)
     return _product(call, left, right, behind=0, transposed=True)

@@ -21,8 +21,8 @@ Factors = tuple[int, tuple[str, ...]]
 @reads("Transpose")
 def _transpose(call: Call) -> Reading | Obstruction | None:
     """y = x, its axes in another order."""
-    typed = call.typed(call.input(0))
-    if typed is None or not call.is_activation(call.input(0)):
+    typed = call.typed(call.x)
+    if typed is None or not call.is_activation(call.x):
         return None
     shape = call.equalities.shape(typed)
     order = [int(axis) % len(shape) for axis in call.get("perm", range(len(shape))[::-1])]
@@ -34,8 +34,8 @@ def _transpose(call: Call) -> Reading | Obstruction | None:
 @reads("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(call: Call) -> Reading | Obstruction | None:
     """y = x, its items in the same order under another shape."""
-    typed = call.typed(call.input(0))
-    if typed is None or not call.is_activation(call.input(0)):
+    typed = call.typed(call.x)
+    if typed is None or not call.is_activation(call.x):
         return None
     mine, result = call.equalities.shape(typed), call.equalities.shape(call.output)
     stated = call.value(call.input(1)).reshape(-1) if call.node.op_type == "Reshape" and call.is_constant(call.input(1)) else ()
@@ -50,8 +50,8 @@ def _reshape(call: Call) -> Reading | Obstruction | None:
 @reads("GlobalAveragePool", "ReduceMean")
 def _mean(call: Call) -> Reading | Obstruction | None:
     """y = the mean of x over some axes."""
-    typed = call.typed(call.input(0))
-    if typed is None or not call.is_activation(call.input(0)):
+    typed = call.typed(call.x)
+    if typed is None or not call.is_activation(call.x):
         return None
     ndim = len(typed.shape)
     axes, keeps = list(range(2, ndim)), True
@@ -75,7 +75,7 @@ def _mean(call: Call) -> Reading | Obstruction | None:
 def _reading(call: Call, done: Rearrangement | None, mean_of: int = 1) -> Reading | None:
     if done is None:
         return None
-    x, output = call.input(0), call.node.output[0]
+    x, output = call.x, call.node.output[0]
     asked = [name for name in call.node.input[1:] if name and not call.is_constant(name)]
     if done.is_identity:
         return Reading({x: IDENTITY})
@@ -84,13 +84,13 @@ def _reading(call: Call, done: Rearrangement | None, mean_of: int = 1) -> Readin
         asked = []
     is_flexible = not asked and (call.node.op_type != "Squeeze" or bool(call.input(1)) or "axes" in call.attributes)
     keys = tuple(call.scope.key(name) for name in asked)
-    step = Step(call.scope.key(output), done, call.output.example, keys, is_flexible, mean_of=max(1, mean_of), stated=stated)
+    step = Step(call.scope.key(output), done, call.output.example, keys, is_flexible, mean_of=mean_of, stated=stated)
     return Reading({x: Moved(IDENTITY, None, Layout((step,), done))})
 
 
 def _stated(call: Call) -> tuple[int, ...] | None:
     """The shape of a Reshape in numbers, 0 for a size that it takes over from the same axis; None where it has another free one."""
-    typed = call.typed(call.input(0))
+    typed = call.typed(call.x)
     assert typed is not None
     given, result = call.equalities.shape(typed), call.equalities.shape(call.output)
     sizes = [

@@ -237,7 +237,7 @@ class Walk:
             return "pad", {"mode": attributes.get("mode", b"constant").decode()}
         if operator in ("Mul", "Div", "Add", "Sub") and len(constant) == 1 and len(kept) == 1:
             held = self._constants.value(constant[0], self._scope)
-            source = ", ".join(self._constants.sources(constant[0], self._scope)) or constant[0]
+            source = ", ".join(self._constants.sources(constant[0], self._scope))
             told = told_of_constant(source, held.shape, float(held.flat[0]) if held.size else 0.0)
             return "scale" if operator in ("Mul", "Div") else "shift", {"constant": told, "kept": kept[0]}
         if operator in ("Add", "Sub", "Sum") and len(kept) == len(node.input):
