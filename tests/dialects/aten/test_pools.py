@@ -52,6 +52,23 @@ def test_the_length_is_free(pool: Callable[[Tensor], Tensor]) -> None:
         torch.testing.assert_close(folded(x), model(x))
 
 
+def test_a_pool_that_is_an_output_keeps_its_name(tmp_path: Path) -> None:
+    class Pooled(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.norm(self.first(x)))
+
+    model = Pooled(POOLS[0]).eval()
+    for net in (model, Net(lambda x: torch.cat([POOLS[0](x), POOLS[0](x)], 2)).eval()):
+        refold.fold(net, torch.randn(2, 3, 16)).save(tmp_path / "net.onnx")
+        file = onnx.load(tmp_path / "net.onnx")
+        onnx.checker.check_model(file, full_check=True)
+        session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+        x = torch.randn(3, 3, 29)
+        with torch.no_grad():
+            np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], net(x).numpy(), atol=1e-5)
+        assert [node.op_type for node in file.graph.node][:2] == ["Conv", "MaxPool"]
+
+
 def test_the_graph_says_the_pool_that_was_written() -> None:
     program = export_with(nn.MaxPool1d(3, 2, 1), (torch.randn(2, 3, 16),), {}, lambda number, axis: True, True)
     (pool,) = (node for node in program.graph.nodes if node.op == "call_function")

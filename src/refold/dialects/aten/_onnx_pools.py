@@ -18,8 +18,6 @@ _HALVES: dict[str, Callable[[list[int]], list[int]]] = {
 
 def restore_onnx_pools(model: Any) -> None:
     """Join each Unsqueeze, MaxPool and Squeeze of one axis to a MaxPool; `model` is one of `onnx_ir`."""
-    import onnx_ir
-
     for squeeze in list(model.graph):
         pool = _only_maker(squeeze, "Squeeze", "MaxPool")
         unsqueeze = None if pool is None else _only_maker(pool, "MaxPool", "Unsqueeze")
@@ -27,16 +25,27 @@ def restore_onnx_pools(model: Any) -> None:
             continue
         for name, half in _HALVES.items():
             if name in pool.attributes:
-                pool.attributes[name] = onnx_ir.AttrInt64s(name, half(list(pool.attributes[name].value)))
+                given = pool.attributes[name]
+                pool.attributes[name] = type(given)(name, given.type, half(list(given.value)))
         pool.replace_input_with(0, unsqueeze.inputs[0])
         pool.outputs[0].shape, pool.outputs[0].type = squeeze.outputs[0].shape, squeeze.outputs[0].type
-        onnx_ir.convenience.replace_all_uses_with(squeeze.outputs[0], pool.outputs[0], replace_graph_outputs=True)
+        _replace(model.graph, squeeze.outputs[0], pool.outputs[0])
         for node in (squeeze, unsqueeze):
             if not any(output.uses() for output in node.outputs):
                 axes = node.inputs[1]
                 model.graph.remove(node, safe=True)
                 if axes.is_initializer() and not axes.uses():
                     del model.graph.initializers[axes.name]
+
+
+def _replace(graph: Any, value: Any, other: Any) -> None:
+    """Have all that reads a value read another one, under the name of the first where a graph gives it."""
+    for node, place in list(value.uses()):
+        node.replace_input_with(place, other)
+    for place, output in enumerate(graph.outputs):
+        if output is value:
+            value.name, other.name = other.name, value.name
+            graph.outputs[place] = other
 
 
 def _only_maker(node: Any, operator: str, made_by: str) -> Any:
