@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import refold
+from refold.dialects.aten import _model
+from refold.dialects.aten._conditions import allows, more_than
 from refold.dialects.aten._same_graph import is_same_graph
-from refold.dialects.aten._trace import export_with, trace_again
+from refold.dialects.aten._trace import export_with, retrace
 from tests.sizes.test_folded import answer_of
 
 
@@ -132,8 +134,17 @@ def test_the_weights_count_too() -> None:
 def test_what_is_noted_on_the_other_path_is_what_it_takes() -> None:
     model = Net(lambda net, x, y: y + net.rows).eval()
     known = export_with(model, (torch.ones(2, 3, 6, 5),), {}, lambda number, axis: True, True)
-    own = trace_again(model, known, (torch.ones(2, 3, 1, 5),), {})
-    assert own is not None
-    assert all(one.holds_at({"x": (4, 3, 1, 9)}) for one in own)
-    assert not all(one.holds_at({"x": (4, 3, 2, 9)}) for one in own)
-    assert not all(one.holds_at({"x": (4, 2, 1, 9)}) for one in own)
+    conditions = retrace(model, known, (torch.ones(2, 3, 1, 5),), {})
+    assert conditions is not None
+    assert allows(conditions, {"x": (4, 3, 1, 9)})
+    assert not allows(conditions, {"x": (4, 3, 2, 9)})
+    assert not allows(conditions, {"x": (4, 2, 1, 9)})
+
+
+def test_what_the_folded_network_alone_does_not_take_is_refused_on_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_model, "narrower", lambda *given: [more_than("x", 3, 7)])
+    folded = refold.fold(Net(lambda net, x, y: y + net.rows).eval(), torch.randn(2, 3, 6, 9)).model
+    assert folded(torch.randn(2, 3, 1, 8)).shape == (2, 4, 6, 8)
+    for shape in ((2, 3, 1, 7), (2, 3, 6, 7)):
+        with pytest.raises(ValueError, match="but the network was traced for inputs where"):
+            folded(torch.randn(shape))

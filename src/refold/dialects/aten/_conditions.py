@@ -82,19 +82,27 @@ class Condition:
         return _numbers(self.tree)
 
 
-Allowance: TypeAlias = "tuple[Condition, ...]"
+Conditions: TypeAlias = "tuple[Condition, ...]"
 """Conditions that allow the sizes for which all of them hold."""
 
 
 def allows(conditions: Iterable[Condition], shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether all conditions hold for inputs of these shapes."""
+    """Whether all conditions hold for inputs of these shapes.
+
+    >>> allows([fixed_size("x", 1, 3), more_than("x", 2, 1)], {"x": (2, 3, 1)})
+    False
+    """
     return all(one.holds_at(shapes) for one in conditions)
 
 
-def own_conditions(allowance: Allowance, others: Iterable[Condition]) -> list[Condition]:
-    """The conditions of a list that are none of the others."""
+def not_among(conditions: Conditions, others: Iterable[Condition]) -> list[Condition]:
+    """The conditions that are none of the others.
+
+    >>> [one.text for one in not_among((fixed_size("x", 1, 3), more_than("x", 2, 1)), [fixed_size("x", 1, 3)])]
+    ['axis 2 of `x` is more than 1']
+    """
     known = {(other.tree, other.places) for other in others}
-    return [one for one in allowance if (one.tree, one.places) not in known]
+    return [one for one in conditions if (one.tree, one.places) not in known]
 
 
 def fixed_size(name: str, axis: int, size: int) -> Condition:

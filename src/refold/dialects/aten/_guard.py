@@ -6,7 +6,7 @@ arguments that are no tensors) is noted; the folded network checks it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from refold.dialects.aten._conditions import Allowance, Condition, allows
+from refold.dialects.aten._conditions import Condition, Conditions, allows
 
 REMEMBERED = 64
 """Shapes that were found to be taken which are not looked at again."""
@@ -54,12 +54,12 @@ class SizeGuard(nn.Module):
     def __init__(
         self,
         conditions: Sequence[Condition],
-        others: Sequence[Allowance],
+        alternatives: Sequence[Conditions],
         inputs: Sequence[TracedInput],
         arguments: Sequence[TracedArgument] = (),
     ) -> None:
         super().__init__()
-        self.conditions, self.others = tuple(conditions), tuple(others)
+        self.conditions, self.alternatives = tuple(conditions), tuple(alternatives)
         self.taken: set[tuple[tuple[int, ...] | None, ...]] = set()
         self.inputs = tuple(inputs)
         self.arguments = tuple(arguments)
@@ -67,9 +67,9 @@ class SizeGuard(nn.Module):
             # It goes where the weights go: a network that is cast to another dtype takes inputs of that one.
             self.register_buffer(_witness(dtype), torch.empty(0, dtype=dtype), persistent=False)
 
-    def hold(self, conditions: Sequence[Condition], others: Sequence[Allowance], inputs: Sequence[TracedInput]) -> None:
-        """Hold inputs to these from now on: all `conditions`, or all of one of `others`."""
-        self.conditions, self.others, self.inputs = tuple(conditions), tuple(others), tuple(inputs)
+    def hold(self, conditions: Sequence[Condition], alternatives: Sequence[Conditions], inputs: Sequence[TracedInput]) -> None:
+        """Hold inputs to these from now on: to all `conditions`, or to all of one of the `alternatives`."""
+        self.conditions, self.alternatives, self.inputs = tuple(conditions), tuple(alternatives), tuple(inputs)
         self.taken.clear()
 
     @property
@@ -92,18 +92,7 @@ class SizeGuard(nn.Module):
             self._check_input(one, values[one.name])
         if is_plain and shapes in self.taken:
             return
-        sizes_of = {one.name: values[one.name].shape for one in self.inputs}
-        for condition in self.conditions:
-            if not condition.holds_at(sizes_of):
-                if any(allows(one, sizes_of) for one in self.others):
-                    break
-                sizes = [sizes_of[name][axis] for name, axis in condition.places]
-                actual = ", ".join(f"axis {axis} of `{name}` is {size}" for (name, axis), size in zip(condition.places, sizes, strict=True))
-                raise ValueError(
-                    f"{actual}, but the network was traced for inputs where {condition.text}; "
-                    "give such inputs, or fold again with example inputs of the new sizes"
-                )
-
+        self._check_sizes({one.name: values[one.name].shape for one in self.inputs})
         if is_plain and len(self.taken) < REMEMBERED:
             self.taken.add(shapes)
 
@@ -125,6 +114,16 @@ class SizeGuard(nn.Module):
         raise ValueError(
             f"`{one.name}` is {_shown(x.dtype)}, but the network was traced for inputs where it is "
             f"{_shown(one.dtype if witness is None else witness.dtype)}; cast it, or fold again with example inputs of that dtype"
+        )
+
+    def _check_sizes(self, sizes: Mapping[str, Sequence[int]]) -> None:
+        broken = next((one for one in self.conditions if not one.holds_at(sizes)), None)
+        if broken is None or any(allows(one, sizes) for one in self.alternatives):
+            return
+        actual = ", ".join(f"axis {axis} of `{name}` is {sizes[name][axis]}" for name, axis in broken.places)
+        raise ValueError(
+            f"{actual}, but the network was traced for inputs where {broken.text}; "
+            "give such inputs, or fold again with example inputs of the new sizes"
         )
 
     def extra_repr(self) -> str:

@@ -31,7 +31,7 @@ from refold.dialects.aten._roundings import roundings
 from refold.dialects.aten._save import save
 from refold.dialects.aten._ship import ship_exported, ship_onnx
 from refold.dialects.aten._sizes import symbols_of
-from refold.dialects.aten._trace import Traced, adopt, describe, run, trace, trace_again, user_inputs
+from refold.dialects.aten._trace import Traced, adopt, describe, retrace, run, trace, user_inputs
 from refold.dialects.aten._trials import Trials, in_order
 from refold.dialects.aten._write import Written, write_module
 from refold.errors import FoldError
@@ -74,8 +74,8 @@ class AtenModel:
         """What the trace takes, found by running the original beside it."""
         program = self.traced.program
         trials = Trials(self.run_original, program, dict(user_inputs(program)), self.args, self.kwargs)
-        again = None if isinstance(self._original, ExportedProgram) else partial(trace_again, self._original, program)
-        return find_allowed(trials, self.traced.conditions, self.traced.inputs, again)
+        traced_there = None if isinstance(self._original, ExportedProgram) else partial(retrace, self._original, program)
+        return find_allowed(trials, self.traced.conditions, self.traced.inputs, traced_there)
 
     @cached_property
     def longest(self) -> int:
@@ -120,16 +120,16 @@ class AtenModel:
         """The folded module and what belongs to it."""
         with torch.no_grad():
             traced = self._as_traced
-            guard = SizeGuard(traced.conditions, traced.others, self.traced.inputs, self.traced.arguments)
+            guard = SizeGuard(traced.conditions, traced.alternatives, self.traced.inputs, self.traced.arguments)
             written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()
         example = shapes_of(self.traced.program, (self.args, self.kwargs))
         own = narrower(self, written.module, traced, example)
-        every = in_order(without_weaker((*traced.conditions, *own)), example)
-        others = tuple(one for one in traced.others if is_borne_out(self, written.module, traced, one))
-        self.allowed = replace(traced, conditions=by_what_they_allow([*every], example), others=others).told()
-        guard.hold(self.allowed.conditions, others, tuple(with_dtypes(self, written.module, guard, traced.dtypes)))
+        conditions = by_what_they_allow([*in_order(without_weaker((*traced.conditions, *own)), example)], example)
+        alternatives = tuple((*one, *own) for one in traced.alternatives if is_borne_out(self, written.module, traced, one))
+        self.allowed = replace(traced, conditions=conditions, alternatives=alternatives).with_shared_noted()
+        guard.hold(self.allowed.conditions, alternatives, tuple(with_dtypes(self, written.module, guard, traced.dtypes)))
         return AtenDeployed(self, written, tuple(fold for fold in plan.folds if fold.value in written.emitted))
 
     def run_original(self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Any:

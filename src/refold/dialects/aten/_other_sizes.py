@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._allowed import Allowed
 from refold.dialects.aten._compare import compared, is_explained, output_evidence
-from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, fixed_size, more_than
+from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, fixed_size, more_than
 from refold.dialects.aten._guard import SizeGuard, TracedInput
 from refold.dialects.aten._trace import run
 from refold.dialects.aten._trials import Trial
@@ -58,14 +58,16 @@ def _bounds(failing: Shapes, example: Shapes, passing: Sequence[Shapes]) -> Iter
         yield fixed_size(name, axis, example[name][axis])
 
 
-def is_borne_out(source: AtenModel, module: torch.nn.Module, traced: Allowed, other: Allowance) -> bool:
-    """Whether the folded network gives what the original gives at all sizes that only `other` allows and that were tried.
+def is_borne_out(source: AtenModel, module: torch.nn.Module, traced: Allowed, alternative: Conditions) -> bool:
+    """Whether the folded network gives what the original gives at all sizes that were tried and that the trace's own conditions rule out.
 
-    Folds are proven for sizes that the trace allows; a network that is right beyond them has to show it.
+    Folds are proven for sizes that those conditions allow; a network that is right beyond them has to show it.
     """
-    own = [trial for trial in traced.shown if trial.leaves and allows(other, trial.shapes) and not allows(traced.conditions, trial.shapes)]
-    return bool(own) and all(
-        _runs(source, module, trial) and all(check.passed for check in judge_outputs(_evidence(source, module, trial))) for trial in own
+    beyond = [trial for trial in traced.shown if allows(alternative, trial.shapes) and not allows(traced.conditions, trial.shapes)]
+    compared = [trial for trial in beyond if trial.leaves]
+    return bool(compared) and all(
+        _runs(source, module, trial) and all(check.passed for check in judge_outputs(_evidence(source, module, trial)))
+        for trial in compared
     )
 
 

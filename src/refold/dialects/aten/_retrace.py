@@ -2,7 +2,7 @@
 
 Much of what tracing notes is asked by torch itself, or decides nothing: that an axis is not 1, since one of 1 would be spread over others;
 that an axis is as long as a parameter, which one item would be spread over too. Each such group of sizes is traced once more, and where
-the graph is the one that was traced before, what torch noted on the way there is another way to be allowed.
+the graph is the one that was traced before, the conditions that torch noted on the way are an alternative to the first.
 """
 
 from __future__ import annotations
@@ -13,55 +13,56 @@ from typing import Any, TypeAlias
 
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, or_point, own_conditions
+from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, not_among, or_point
 from refold.dialects.aten._trials import Outcome, Trials, broken_together
 
-Again: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Allowance | None]"
-"""Traces the model at other inputs; None where it is not known to be the same graph there."""
+Retrace: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Conditions | None]"
+"""Traces the model at other inputs and gives the conditions there; None where it is not found to be the same graph."""
 
-MOST = 8
+TIMES = 8
 """Times that a model is traced again."""
 NODES = 2000
 """Nodes that are traced again in all, since tracing takes its time: networks of more are not."""
 STEPS = (1, 2, 3)
 """By how much an axis is longer than where a model was traced again, one axis at a time, where model and trace are run."""
-RUNS = 32
-"""Runs of the model for each time that it is traced again."""
+MORE_RUNS = 32
+"""Runs of the model for each time that it is traced again, beside those of `Trials`."""
 TOGETHER = 2
 """Sizes at which two conditions are broken at once."""
 
 
-def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Again) -> list[Allowance]:
+def find_alternatives(trials: Trials, conditions: Sequence[Condition], retrace: Retrace) -> list[Conditions]:
     """Conditions under which the trace is the model as well, at sizes that `conditions` do not all allow and the model takes.
 
-    At each of them model and trace were run at several sizes, and gave the same.
+    For each, model and trace were run at several sizes, and gave the same.
     """
     nodes = max(1, len(trials.program.graph.nodes))
-    found: list[Allowance] = []
-    for _, shapes in zip(range(min(MOST, NODES // nodes)), _open(trials, conditions, found), strict=False):
-        trials.limit += RUNS
+    found: list[Conditions] = []
+    for _, shapes in zip(range(min(TIMES, NODES // nodes)), _ruled_out(trials, conditions, found), strict=False):
+        trials.limit += MORE_RUNS
         traced = trials.amid_example(shapes)
         if trials.run(traced).outcome is not Outcome.SAME:
             traced = shapes
         args, kwargs = pytree.tree_unflatten(trials.inputs_at(traced), trials.structure)
-        own = again(args, kwargs)
-        if own is None or not allows(own, traced):
+        alternative = retrace(args, kwargs)
+        if alternative is None or not allows(alternative, traced):
             continue
-        own = _with_single(trials, own, traced)
-        _run_where_neither_holds(trials, conditions, own, traced)
-        if _agrees(trials, own, shapes):
-            found.append(own)
+        alternative = _with_batch_of_one(trials, alternative, traced)
+        _run_beyond_both(trials, conditions, alternative, traced)
+        _run_around(trials, alternative, shapes)
+        if _is_borne_out(trials, alternative):
+            found.append(alternative)
     return found
 
 
-def _open(trials: Trials, conditions: Sequence[Condition], found: Sequence[Allowance]) -> Iterator[Shapes]:
-    """Sizes that nothing allows yet although trace and model gave the same, each once.
+def _ruled_out(trials: Trials, conditions: Sequence[Condition], found: Sequence[Conditions]) -> Iterator[Shapes]:
+    """Sizes that nothing allows yet although trace and model gave the same, each once; `found` may grow in between.
 
     Those first that tell most: nothing empty, few axes of one item, which tracing does not leave free; then those nearest to the example.
     """
     tried: list[Shapes] = []
 
-    def poverty(shapes: Shapes) -> tuple[int, int, int, int]:
+    def oddness(shapes: Shapes) -> tuple[int, int, int, int]:
         sizes = [size for shape in shapes.values() for size in shape]
         moved = [size for name, shape in shapes.items() for size, usual in zip(shape, trials.example[name], strict=True) if size != usual]
         return sizes.count(0), sizes.count(1), len(moved), sum(moved)
@@ -71,36 +72,40 @@ def _open(trials: Trials, conditions: Sequence[Condition], found: Sequence[Allow
         candidates = [shapes for shapes in same if not any(allows(one, shapes) for one in (conditions, *found))]
         if not candidates:
             return
-        tried.append(min(candidates, key=poverty))
+        tried.append(min(candidates, key=oddness))
         yield tried[-1]
 
 
-def _with_single(trials: Trials, own: Allowance, traced: Shapes) -> Allowance:
+def _with_batch_of_one(trials: Trials, alternative: Conditions, traced: Shapes) -> Conditions:
     """The conditions, allowing a batch of one as well where that of the example was doubled and one gives the same."""
     shapes = {
         name: (1, *shape[1:]) if shape and trials.example[name][0] == 1 and shape[0] == 2 else shape for name, shape in traced.items()
     }
     if shapes == traced or trials.run(shapes).outcome is not Outcome.SAME:
-        return own
-    return tuple(one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in own)
+        return alternative
+    return tuple(one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in alternative)
 
 
-def _run_where_neither_holds(trials: Trials, conditions: Sequence[Condition], own: Allowance, traced: Shapes) -> None:
-    """Run where a condition is broken and the other list does not allow it either: what one list rules out the other need not allow."""
+def _run_beyond_both(trials: Trials, conditions: Sequence[Condition], alternative: Conditions, traced: Shapes) -> None:
+    """Run where a condition is broken and the alternative does not hold either: whether the model runs there says if that matters."""
     for condition in conditions:
         if not condition.holds_at(traced):
-            for other in own_conditions(own, conditions):
+            for other in not_among(alternative, conditions):
                 for point in itertools.islice(broken_together(condition, other, trials.example), TOGETHER):
                     trials.run(trials.shapes_at(point))
 
 
-def _agrees(trials: Trials, own: Allowance, start: Shapes) -> bool:
-    """Whether model and trace give the same at sizes around those, wherever the model runs."""
+def _run_around(trials: Trials, alternative: Conditions, start: Shapes) -> None:
+    """Run at sizes that the alternative allows and that are a little larger in one axis."""
     for name, shape in start.items():
         for axis, size in enumerate(shape):
             for step in STEPS:
                 shapes = {**start, name: (*shape[:axis], size + step, *shape[axis + 1 :])}
-                if allows(own, shapes):
+                if allows(alternative, shapes):
                     trials.run(shapes)
-    outcomes = {trial.outcome for trial in trials.seen.values() if allows(own, trial.shapes)}
+
+
+def _is_borne_out(trials: Trials, alternative: Conditions) -> bool:
+    """Whether model and trace gave the same in all trials that the alternative allows, wherever the model ran."""
+    outcomes = {trial.outcome for trial in trials.seen.values() if allows(alternative, trial.shapes)}
     return outcomes <= {Outcome.SAME, Outcome.REFUSED, Outcome.SKIPPED}

@@ -20,8 +20,8 @@ _NUMBERS = (int, float, *_SYMBOLIC)
 def is_same_graph(known: ExportedProgram, other: ExportedProgram) -> bool:
     """Whether `known`, run at the sizes that `other` was traced for, does what `other` does.
 
-    Numbers that `known` computes from sizes are worked out with the sizes of `other`, node by node: what the first takes for the length of
-    one axis may be that of another as long, and need not be so elsewhere. An answer of False says only that it was not found out.
+    Numbers that `known` computes from sizes are worked out with the sizes of `other`, node by node: two axes as long as each other in one
+    trace need not be so in the other. False says only that it was not found out.
     """
     try:
         return _Pairs(known, other).match()
@@ -71,9 +71,9 @@ class _Pairs:
         return _is_same_value(self._number(mine) if isinstance(mine, fx.Node) else mine, theirs)
 
     def _number(self, node: fx.Node) -> Any:
-        """What the first program computes from sizes, with those of the second."""
+        """What the first program computes from sizes, for those of the second."""
         if node not in self.numbers:
-            args = [self.numbers_of(one) for one in node.args]
+            args = [self._argument(one) for one in node.args]
             if node.target is torch.ops.aten.sym_size.int:
                 tensor, axis = args
                 self.numbers[node] = tensor.shape[axis]
@@ -84,7 +84,8 @@ class _Pairs:
                 self.numbers[node] = act(*args)
         return self.numbers[node]
 
-    def numbers_of(self, argument: Any) -> Any:
+    def _argument(self, argument: Any) -> Any:
+        """What an argument of such a computation is in the second program."""
         if not isinstance(argument, fx.Node):
             return argument
         return self._number(argument) if _is_number(argument) else self.pairs[argument].meta["val"]
@@ -98,7 +99,7 @@ class _Pairs:
 
 
 def _running(program: ExportedProgram) -> Iterator[fx.Node]:
-    """The nodes that outputs hang on, without arithmetic of sizes, and all inputs."""
+    """The nodes that outputs depend on, without arithmetic of sizes, and all inputs."""
     needed: set[fx.Node] = set()
     for node in reversed(program.graph.nodes):
         if node.op == "output" or node in needed:
@@ -143,7 +144,7 @@ def _plain(value: Any) -> Any:
 
 
 def _expression(value: Any) -> Any:
-    """The formula of a number that hangs on sizes; a number that does not stays one."""
+    """The formula of a number that depends on sizes; a number that does not stays one."""
     if not isinstance(value, _SYMBOLIC):
         return value
     known = fixed(value) if isinstance(value, torch.SymInt) else None

@@ -23,7 +23,7 @@ from torch.export.graph_signature import ConstantArgument, CustomObjArgument, In
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import Max, Min
 
-from refold.dialects.aten._conditions import Condition, at_most, fixed_size, is_trivial, more_than, places_in, read_condition
+from refold.dialects.aten._conditions import Condition, Conditions, at_most, fixed_size, is_trivial, more_than, places_in, read_condition
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._functional import idle_dropouts_as_views, rename_in_place
 from refold.dialects.aten._guard import TracedArgument, TracedInput
@@ -220,12 +220,10 @@ def _noted(
     return program, notes
 
 
-def trace_again(
-    model: torch.nn.Module, known: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Condition, ...] | None:
-    """Under what conditions `known`, a trace of the model, is the model at sizes such as these too; None where it is not known to be.
+def retrace(model: torch.nn.Module, known: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Conditions | None:
+    """Trace the model at other inputs: the conditions under which `known`, its first trace, is the model there too.
 
-    The model is traced there, and where that gives the same graph, what torch noted on the way is what it hangs on.
+    They are what torch notes on the way. None where the second trace fails, or is not found to be the same graph.
     """
     for from_zero in (True, False):
         try:

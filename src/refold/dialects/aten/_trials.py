@@ -230,7 +230,7 @@ class Trials:
         return shapes
 
     def amid_example(self, shapes: Shapes) -> Shapes:
-        """Shapes in which what others have in common with the smallest is as in the example instead, a batch of one doubled."""
+        """These shapes, but with the example's sizes wherever they have those of the smallest inputs; a size of one is doubled."""
         usual = self.shapes_at({})
         moved = {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape) if size != usual[name][axis]}
         sizes = {symbol: self._size_of(places[0]) for symbol, places in self._groups().items() if self._is_free(places[0])}
@@ -261,10 +261,10 @@ class Trials:
                 yield shapes
 
     def _spread_apart(self) -> Iterator[Shapes]:
-        """Axes of one item, which tracing does not leave free, with more: those of one number in all inputs, and all of them."""
+        """Inputs whose axes of one item, which tracing does not leave free, are longer: those of each number in turn, and all of them."""
         single = [place for place in itertools.chain(*self._groups().values()) if self._size_of(place) == 1 and not self._is_free(place)]
-        for number in sorted({axis for _, axis in single}):
-            yield self.shapes_at({place: 3 for place in single if place[1] == number})
+        for axis in sorted({axis for _, axis in single}):
+            yield self.shapes_at({place: 3 for place in single if place[1] == axis})
         yield self.shapes_at(dict.fromkeys(single, 3))
 
     def _fixing(self, shapes: Shapes) -> list[Condition]:
@@ -287,7 +287,7 @@ class Trials:
 
 
 def broken_together(condition: Condition, other: Condition, example: Shapes) -> Iterator[dict[Place, int]]:
-    """Sizes that break two conditions at once, the smallest first, as far as they are looked at; `example` are those of the example."""
+    """Sizes that break two conditions at once, the smallest first, among those that are looked at for an `example` of these sizes."""
     places = tuple(dict.fromkeys((*condition.places, *other.places)))
     sizes = [example[name][axis] for name, axis in places]
     of_other = [places.index(place) for place in other.places]
@@ -297,14 +297,14 @@ def broken_together(condition: Condition, other: Condition, example: Shapes) -> 
 
 
 def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
-    """The conditions, the plainest first, with word of those that are broken only where a plainer one is, as far as was looked."""
-    told: list[Condition] = []
+    """The conditions, the plainest first, with `is_implied` set on those that were seen to be broken only where a plainer one is."""
+    ordered: list[Condition] = []
     for condition in sorted(conditions, key=plainness):
         sizes = [example[name][axis] for name, axis in condition.places]
-        plainer = [one for one in told if set(one.places) <= set(condition.places)]
+        plainer = [one for one in ordered if set(one.places) <= set(condition.places)]
         is_looked_at = max(condition.numbers, default=0) < SCANNED or bool(_broken(condition, sizes))
-        told.append(replace(condition, is_implied=is_looked_at and not _broken(condition, sizes, plainer)))
-    yield from told
+        ordered.append(replace(condition, is_implied=is_looked_at and not _broken(condition, sizes, plainer)))
+    yield from ordered
 
 
 def _moved(shape: Sequence[int], other: Sequence[int]) -> int:
@@ -323,15 +323,14 @@ def _broken(
 
     `sizes` are those of the example; `numbers` are looked at besides those of the conditions.
     """
-    told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
+    placed = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
     axes = _looked_at(sizes, set(numbers).union(*(one.numbers for one in (condition, *kept))))
     points = (point for point in _points(axes, sizes) if not condition.holds(point))
-    return sorted((point for point in points if all(one.holds([point[at] for at in places]) for one, places in told)), key=math.prod)
+    return sorted((point for point in points if all(one.holds([point[at] for at in places]) for one, places in placed)), key=math.prod)
 
 
 def _points(axes: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All choices of a size of each axis; of many axes, those where as many at once leave the example's as keep the choices few."""
-
+    """All choices of a size for each axis; where they are too many, those that leave all but a few axes as in the example."""
     counts = [1]  # of choices, by how many axes take any of their sizes
     for axis in axes:
         counts = [more + len(axis) * fewer for more, fewer in zip([*counts, 0], [0, *counts], strict=True)]
