@@ -105,3 +105,11 @@ def test_roundings_pass_floats_and_no_whole_numbers(seed: int) -> None:
     table = torch.randn(8, dtype=torch.float64)
     model = Net(lambda s, x: (torch.tanh(x).half(), (x * 3.0).argmax(1), s.table[(x * 3.0).argmax(1)], x.double() * 3.0), table=table)
     assert AtenModel(model.eval(), (torch.randn(2, 8),)).roundings == [2.0**-11, 0.0, 2.0**-53, 2.0**-53]
+
+
+def test_an_input_in_float64_is_not_taken_where_the_folded_weights_are_as_coarse_as_float32(seed: int) -> None:
+    """Folded from three numbers that float64 multiplies one by one, the one that is stored in float32 would be further off."""
+    model = Net(lambda s, x: x * s.a * s.b * s.c, **{name: nn.Parameter(torch.rand(4, 1, 1) + 0.5) for name in "abc"}).eval()
+    folded = refold.fold(model, (torch.randn(2, 4, 5, 5),)).model
+    with pytest.raises(ValueError, match="is float64, but the network was traced for inputs where it is float32"):
+        folded(torch.randn(2, 4, 5, 5, dtype=torch.float64))

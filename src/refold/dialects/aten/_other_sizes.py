@@ -76,7 +76,7 @@ def _evidence(source: AtenModel, module: torch.nn.Module, trial: Trial) -> Itera
     args, kwargs = _inputs(source, trial)
     folded = pytree.tree_leaves(run(module, args, kwargs))
     if is_explained(trial.outputs, folded, source.longest):
-        return output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest, source.roundings)
+        return output_evidence(_numbered(folded), trial.outputs, folded, source.longest, source.roundings)
     return tuple(compared(source, module, (args, kwargs)))
 
 
@@ -98,7 +98,8 @@ def with_dtypes(
             continue
         finally:
             guard.inputs = inputs
-        evidence = output_evidence([str(n) for n in range(len(folded))], trial.outputs, folded, source.longest, source.roundings)
+        # The trace says how coarse its own dtypes are, not these: an output is judged by its own dtype alone.
+        evidence = output_evidence(_numbered(folded), trial.outputs, folded, source.longest, [0.0] * len(folded))
         if all(check.passed for check in judge_outputs(evidence)):
             taken.setdefault(name, []).append(dtype)
     for one in inputs:
@@ -112,6 +113,10 @@ def compared_elsewhere(source: AtenModel, module: torch.nn.Module, allowed: Allo
         yield SizeEvidence(trial.shapes, tuple(_evidence(source, module, trial)))
     for shapes, condition in _spread([*allowed.refused], LISTED):
         yield SizeEvidence(shapes, refusal=f"it takes only inputs where {condition.text}")
+
+
+def _numbered(outputs: Sequence[Any]) -> list[str]:
+    return [str(position) for position in range(len(outputs))]
 
 
 def _spread(items: Sequence[Any], most: int) -> list[Any]:
