@@ -76,7 +76,7 @@ def test_the_guard_says_the_size_and_the_condition() -> None:
     assert "axis 2 of `x` is 8" in repr(guard)
 
 
-def test_the_guard_takes_what_all_conditions_of_another_list_allow() -> None:
+def test_the_guard_takes_what_all_conditions_of_an_alternative_allow() -> None:
     guard = SizeGuard([fixed_size("x", 2, 8)], [(fixed_size("x", 2, 4), fixed_size("x", 1, 5))], [TracedInput("x", 3, torch.float32)])
     for one in (guard, copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         one(torch.zeros(1, 3, 8))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import refold
+from refold.dialects.aten import _files
 from refold.dialects.aten._trace import export_with
 
 POOLS: list[Callable[[Tensor], Tensor]] = [
@@ -52,7 +53,7 @@ def test_the_length_is_free(pool: Callable[[Tensor], Tensor]) -> None:
         torch.testing.assert_close(folded(x), model(x))
 
 
-def test_a_pool_that_is_an_output_keeps_its_name(tmp_path: Path) -> None:
+def test_a_pool_that_is_an_output_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Pooled(Net):
         def forward(self, x: Tensor) -> Tensor:
             return self.pool(self.norm(self.first(x)))
@@ -67,6 +68,12 @@ def test_a_pool_that_is_an_output_keeps_its_name(tmp_path: Path) -> None:
         with torch.no_grad():
             np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], net(x).numpy(), atol=1e-5)
         assert [node.op_type for node in file.graph.node][:2] == ["Conv", "MaxPool"]
+        with monkeypatch.context() as patch:
+            patch.setattr(_files, "restore_onnx_pools", lambda model: None)
+            refold.fold(net, torch.randn(2, 3, 16)).save(tmp_path / "plane.onnx")
+        plane = onnx.load(tmp_path / "plane.onnx").graph
+        assert "Squeeze" in [node.op_type for node in plane.node]
+        assert [one.name for one in file.graph.output] == [one.name for one in plane.output]
 
 
 def test_the_graph_says_the_pool_that_was_written() -> None:

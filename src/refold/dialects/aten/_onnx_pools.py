@@ -19,23 +19,37 @@ _HALVES: dict[str, Callable[[list[int]], list[int]]] = {
 def restore_onnx_pools(model: Any) -> None:
     """Join each Unsqueeze, MaxPool and Squeeze of one axis to a MaxPool; `model` is one of `onnx_ir`."""
     for squeeze in list(model.graph):
-        pool = _only_maker(squeeze, "Squeeze", "MaxPool")
-        unsqueeze = None if pool is None else _only_maker(pool, "MaxPool", "Unsqueeze")
-        if pool is None or unsqueeze is None or not (_moves(squeeze) and _moves(unsqueeze)) or _height(pool) != (1, 1, 1, [0, 0]):
-            continue
-        for name, half in _HALVES.items():
-            if name in pool.attributes:
-                given = pool.attributes[name]
-                pool.attributes[name] = type(given)(name, given.type, half(list(given.value)))
-        pool.replace_input_with(0, unsqueeze.inputs[0])
-        pool.outputs[0].shape, pool.outputs[0].type = squeeze.outputs[0].shape, squeeze.outputs[0].type
-        _replace(model.graph, squeeze.outputs[0], pool.outputs[0])
-        for node in (squeeze, unsqueeze):
-            if not any(output.uses() for output in node.outputs):
-                axes = node.inputs[1]
-                model.graph.remove(node, safe=True)
-                if axes.is_initializer() and not axes.uses():
-                    del model.graph.initializers[axes.name]
+        found = _before(squeeze)
+        if found is not None:
+            _join(model.graph, *found, squeeze)
+
+
+def _before(squeeze: Any) -> tuple[Any, Any] | None:
+    """The Unsqueeze and the MaxPool in front of a Squeeze, where the axis goes as it came and nothing else reads the pool."""
+    pool = _maker(squeeze, "MaxPool") if _is(squeeze, "Squeeze") and _is_of_the_axis(squeeze) else None
+    unsqueeze = None if pool is None else _maker(pool, "Unsqueeze")
+    if pool is None or unsqueeze is None or not (_is_of_the_axis(unsqueeze) and _leaves_the_axis(pool)):
+        return None
+    (output, *indices), made = pool.outputs, unsqueeze.outputs[0]
+    if indices or output.is_graph_output() or made.is_graph_output() or len(output.uses()) > 1:
+        return None
+    return unsqueeze, pool
+
+
+def _join(graph: Any, unsqueeze: Any, pool: Any, squeeze: Any) -> None:
+    for name, half in _HALVES.items():
+        if name in pool.attributes:
+            given = pool.attributes[name]
+            pool.attributes[name] = type(given)(name, given.type, half(list(given.value)))
+    pool.replace_input_with(0, unsqueeze.inputs[0])
+    pool.outputs[0].shape, pool.outputs[0].type = squeeze.outputs[0].shape, squeeze.outputs[0].type
+    _replace(graph, squeeze.outputs[0], pool.outputs[0])
+    for node in (squeeze, unsqueeze):
+        if not any(output.uses() for output in node.outputs):
+            axes = node.inputs[1]
+            graph.remove(node, safe=True)
+            if axes.is_initializer() and not axes.uses():
+                del graph.initializers[axes.name]
 
 
 def _replace(graph: Any, value: Any, other: Any) -> None:
@@ -48,26 +62,27 @@ def _replace(graph: Any, value: Any, other: Any) -> None:
             graph.outputs[place] = other
 
 
-def _only_maker(node: Any, operator: str, made_by: str) -> Any:
-    """What made what a node reads, where that is of this operator and nothing else reads it."""
-    if node.domain or node.op_type != operator or node.inputs[0] is None:
-        return None
-    maker = node.inputs[0].producer()
-    is_alone = maker is not None and (made_by == "Unsqueeze" or len(node.inputs[0].uses()) == 1) and not node.inputs[0].is_graph_output()
-    return maker if is_alone and maker.op_type == made_by and not maker.domain and len(maker.outputs) == 1 else None
+def _is(node: Any, operator: str) -> bool:
+    return not node.domain and node.op_type == operator
 
 
-def _moves(node: Any) -> bool:
-    """Whether a node puts in or takes out that axis alone."""
+def _maker(node: Any, operator: str) -> Any:
+    """The node that makes what a node reads first, where it is of this operator."""
+    maker = None if node.inputs[0] is None else node.inputs[0].producer()
+    return maker if maker is not None and _is(maker, operator) else None
+
+
+def _is_of_the_axis(node: Any) -> bool:
+    """Whether a node puts in or takes out the axis of one item alone."""
     axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     return axes is not None and axes.numpy().reshape(-1).tolist() == [AXIS]
 
 
-def _height(pool: Any) -> tuple[int, int, int, list[int]]:
-    """Window, stride, dilation and padding along the axis of one item."""
+def _leaves_the_axis(pool: Any) -> bool:
+    """Whether window, stride, dilation and padding of a pool are those that do nothing along the axis of one item."""
 
     def given(name: str, usual: list[int]) -> list[int]:
         return list(pool.attributes[name].value) if name in pool.attributes else usual
 
     first = [given(name, [1, 1])[0] for name in ("kernel_shape", "strides", "dilations")]
-    return first[0], first[1], first[2], given("pads", [0, 0, 0, 0])[0::2]
+    return first == [1, 1, 1] and given("pads", [0, 0, 0, 0])[0::2] == [0, 0]

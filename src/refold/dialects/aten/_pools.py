@@ -16,6 +16,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _ATEN = torch.ops.aten
+_IDLE = (1, 1, 0, 1)
+"""Window, stride, padding and dilation of a pool that does nothing along an axis."""
 _POOLS = (functional.max_pool1d, torch.max_pool1d, _ATEN.max_pool1d.default)
 
 
@@ -23,7 +25,7 @@ class PoolsAsPlanes(TorchFunctionMode):
     """While it is active, `max_pool1d` is run as `max_pool2d` over a plane that is one item high."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
+        """Run one operation, another in its place where it is such a pool."""
         if func in _POOLS and not (kwargs or {}).get("return_indices") and len(args) < 7:
             options = {name: option for name, option in (kwargs or {}).items() if name != "return_indices"}
             return _over_plane(*args, **options)
@@ -39,7 +41,7 @@ def _over_plane(
     ceil_mode: bool = False,
 ) -> torch.Tensor:
     def beside(value: Any, usual: int) -> list[Any]:
-        """What an option is for a plane: its first number is for the axis of one item."""
+        """An option of the pool with a number for the axis of one item in front."""
         return [usual, *(value if isinstance(value, Sequence) else [value])]
 
     window = beside(kernel_size, 1)
@@ -66,14 +68,13 @@ def restore_pools(program: ExportedProgram) -> None:
 
 
 def _lifted(node: fx.Node) -> fx.Node | None:
-    """What such a pool reads, where a node is the end of one: an axis put in, a pool that leaves it alone, and the axis taken out."""
+    """What a pool over such a plane reads, where a node ends one: an axis put in, a pool that leaves it alone, the axis taken out."""
     match node:
         case fx.Node(target=_ATEN.squeeze.dim, args=(fx.Node(target=_ATEN.max_pool2d.default, args=(fx.Node() as tall, *options)), -2)) if (
             tall.target is _ATEN.unsqueeze.default and tall.args[1] == -2
         ):
-            usual = (1, 1, 0, 1)
-            firsts = [option[0] for option in options[:4] if isinstance(option, Sequence) and option]
-            return tall.args[0] if list(usual[: len(firsts)]) == firsts and isinstance(tall.args[0], fx.Node) else None
+            first = [option[0] for option in options[:4] if isinstance(option, Sequence) and option]
+            return tall.args[0] if first == [*_IDLE[: len(first)]] and isinstance(tall.args[0], fx.Node) else None
     return None
 
 

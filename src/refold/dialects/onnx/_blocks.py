@@ -16,6 +16,8 @@ from refold.dialects.onnx._tensors import Array
 
 SLICE = 512
 """Columns of the matrix that are summed in one product."""
+SLICES = 8
+"""Slices that are widened and multiplied together at the most."""
 BLOCK = 1 << 17
 """Numbers of the matrix that are widened at a time: 1 MiB of float64."""
 PRODUCT = 1 << 18
@@ -25,7 +27,11 @@ LEAST = 2.0**-100
 
 
 def widened_product(rows: Array, columns: Array) -> Array:
-    """The product in the dtype of the columns."""
+    """`rows @ columns` in the dtype of the columns.
+
+    >>> widened_product(np.ones((1, 3), np.float32), np.ones((3, 2))).tolist()
+    [[3.0, 3.0]]
+    """
 
     def widen(part: Array, block: Array) -> None:
         block[...] = part
@@ -63,7 +69,7 @@ def _absolute(part: Array, block: Array) -> None:
 
 
 def _product(rows: Array, columns: Array, dtype: np.dtype[Any], fill: Callable[[Array, Array], None]) -> Array:
-    """The product, its blocks filled and its slices multiplied in a dtype, the slices added up in that of the columns."""
+    """The product: `fill` puts each block into a dtype, in which slices are multiplied; their products are added in that of the columns."""
     count, positions = len(rows), columns.shape[1]
     total = np.zeros((count, positions), columns.dtype)
     given = columns.astype(dtype, copy=False)
@@ -82,9 +88,9 @@ def _product(rows: Array, columns: Array, dtype: np.dtype[Any], fill: Callable[[
 
 
 def _chunks(length: int) -> Iterator[tuple[int, int, int]]:
-    """Where to begin, how many slices and how long each, so that all are about as large and no more than 8 slices."""
+    """Where to begin, how many slices to take and how long each: parts of about as many slices, and what is left of the last."""
     whole, rest = divmod(length, SLICE)
-    parts = -(-whole // 8)
+    parts = -(-whole // SLICES)
     start = 0
     for part in range(parts):
         slices = whole * (part + 1) // parts - whole * part // parts

@@ -185,15 +185,23 @@ def truths(source: Source, top: Scope, feeds: Feeds, multiply_adds: int, ratio: 
 
 def _is_quick(node: NodeProto, source: Source, top: Scope) -> bool:
     """Whether the evaluator gets through the graphs that a node holds: each runs once, or a few times that are stored as a number."""
-    if node.op_type == "Loop":
-        stored = next((one for one in source.skeleton.graph.initializer if one.name == node.input[0]), None)
-        made = top.producers.get(node.input[0])
-        if stored is None and made is not None and made.op_type == "Constant":
-            stored = next((one.t for one in made.attribute if one.name == "value"), None)
-        if stored is None or int(source.tensors.array(stored).reshape(-1)[0]) > TURNS:
-            return False
-    elif node.op_type != "If":
-        return False
+    if node.op_type == "If":
+        return _holds_little(node, source)
+    return node.op_type == "Loop" and _turns(node, source, top) <= TURNS and _holds_little(node, source)
+
+
+def _turns(loop: NodeProto, source: Source, top: Scope) -> float:
+    """Times that a loop turns at the most; without end where no stored number says so."""
+    name = loop.input[0]
+    stored = next((one for one in source.skeleton.graph.initializer if one.name == name), None)
+    made = top.producers.get(name)
+    if stored is None and made is not None and made.op_type == "Constant":
+        stored = next((one.t for one in made.attribute if one.name == "value"), None)
+    return math.inf if stored is None else int(source.tensors.array(stored).reshape(-1)[0])
+
+
+def _holds_little(node: NodeProto, source: Source) -> bool:
+    """Whether the graphs that a node holds have no slow operators, further loops, sparse weights or weights outside the skeleton."""
     stack = [graph for _, graph in graphs_of(node)]
     while stack:
         graph = stack.pop()
