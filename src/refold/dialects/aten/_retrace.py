@@ -21,8 +21,8 @@ Retrace: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Conditions 
 
 TIMES = 8
 """Times that a model is traced again."""
-NODES = 2000
-"""Nodes that are traced again in all, since tracing takes its time: networks of more are not."""
+WORK = 12_000
+"""Nodes times conditions that are traced again in all, since the time of tracing grows with both: networks of more are not."""
 STEPS = (1, 2, 3)
 """By how much an axis is longer than where a model was traced again, one axis at a time, where model and trace are run."""
 MORE_RUNS = 32
@@ -36,9 +36,9 @@ def find_alternatives(trials: Trials, conditions: Sequence[Condition], retrace: 
 
     For each, model and trace were run at several sizes, and gave the same.
     """
-    nodes = max(1, len(trials.program.graph.nodes))
+    work = max(1, len(trials.program.graph.nodes) * len(conditions))
     found: list[Conditions] = []
-    for _, shapes in zip(range(min(TIMES, NODES // nodes)), _ruled_out(trials, conditions, found), strict=False):
+    for _, shapes in zip(range(min(TIMES, WORK // work)), _ruled_out(trials, conditions, found), strict=False):
         trials.limit += MORE_RUNS
         traced = trials.amid_example(shapes)
         if trials.run(traced).outcome is not Outcome.SAME:
