@@ -33,6 +33,19 @@ UNIT = 2.0**-53
 """Unit roundoff of float64."""
 
 
+def coarsest(own: float, read: float) -> float:
+    """The unit roundoff of what is worked out in a dtype of roundoff `own` from what has roundoff `read`: the larger of both.
+
+    A dtype that holds no floats has roundoff 0 and passes none on: whole numbers are equal or not.
+
+    >>> coarsest(own=2.0**-53, read=2.0**-24) == 2.0**-24  # in float64, from float32
+    True
+    >>> coarsest(own=0.0, read=2.0**-24)
+    0.0
+    """
+    return max(own, read) if own else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RegionEvidence:
     """One region run both ways in float64 on the same random input.

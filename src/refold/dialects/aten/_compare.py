@@ -15,7 +15,7 @@ from refold.dialects.aten._roundings import unit
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._trace import run
 from refold.errors import FoldError
-from refold.verification import FACTOR, SEED, OutputEvidence
+from refold.verification import FACTOR, SEED, OutputEvidence, coarsest
 
 if TYPE_CHECKING:
     from refold.dialects.aten._model import AtenModel
@@ -62,8 +62,7 @@ def output_evidence(
                 mine, theirs, truth, *own = (None if one is None else torch.view_as_real(one) for one in (mine, theirs, truth, *own))
             others = tuple(one.detach() for one in own if one.shape == mine.shape)
             noise = max((_distance(mine, one) for one in others), default=0.0)
-            coarsest = max(unit(mine), rounding) if unit(mine) else 0.0
-            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, coarsest, longest, noise, others)
+            yield OutputEvidence(name, mine.detach(), theirs.detach(), truth, coarsest(unit(mine), rounding), longest, noise, others)
 
 
 def _truths(source: AtenModel, inputs: Inputs, outputs: Sequence[Any], length: int) -> list[Any] | None:

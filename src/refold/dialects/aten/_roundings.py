@@ -10,6 +10,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
+from refold.verification import coarsest
+
 
 def roundings(program: ExportedProgram) -> list[float]:
     """The unit roundoff of each output: the largest of any floats from which it is worked out, 0 where none are.
@@ -31,7 +33,7 @@ def roundings(program: ExportedProgram) -> list[float]:
         is_viewed = getattr(node.target, "is_view", False) and own == unit([one.meta.get("val") for one in read])  # casts are views, too
         is_rounded = node.op == "call_function" and not is_viewed
         passed = max((units[one.name] for one in read), default=0.0)
-        units[node.name] = (max(passed, own) if is_rounded else passed) if own else 0.0
+        units[node.name] = coarsest(own, passed) if is_rounded or not own else passed
     raise AssertionError("a graph ends with its output node")
 
 

@@ -287,7 +287,7 @@ class Trials:
 
 
 def broken_together(condition: Condition, other: Condition, example: Shapes) -> Iterator[dict[Place, int]]:
-    """Sizes that break two conditions at once, small ones first, among those that are looked at; none where more than two axes are meant."""
+    """Sizes that break two conditions at once, small ones first, among those that are looked at; none of more than two axes."""
     places = tuple(dict.fromkeys((*condition.places, *other.places)))
     if len(places) > 2:
         return

@@ -45,7 +45,7 @@ from refold.graph import Graph, Refusal
 from refold.maps import Scalar, as_moved
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.runtime import Background, RuntimeDied
-from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence, judge_output
+from refold.verification import FACTOR, SEED, OutputEvidence, RegionEvidence, SizeEvidence, coarsest, judge_output
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -310,8 +310,7 @@ def _outputs(
         mine, theirs = outputs[position], folded[position]
         if not (hasattr(mine, "dtype") and hasattr(theirs, "dtype") and mine.dtype.kind in "fiub"):
             continue
-        own_rounding = FLOATS.get(output.type.tensor_type.elem_type, 0.0)
-        rounding = max(own_rounding, source.roundings[output.name]) if own_rounding else 0.0
+        rounding = coarsest(FLOATS.get(output.type.tensor_type.elem_type, 0.0), source.roundings[output.name])
         others = tuple(one[position] for one in own if np.shape(one[position]) == mine.shape)
         noise = max((_distance(mine, one) for one in others), default=0.0)
         name = output.name if number is None else f"{output.name} (inputs {number + 1})"

@@ -7,6 +7,7 @@ from onnx import NodeProto
 from refold.dialects.onnx._constants import MOVES, STANDARD
 from refold.dialects.onnx._scopes import Scope
 from refold.dialects.onnx._tensors import FLOATS
+from refold.verification import coarsest
 
 
 def roundings(top: Scope) -> dict[str, float]:
@@ -27,7 +28,7 @@ def roundings(top: Scope) -> dict[str, float]:
             passed = max([passed, *(_unit(one, name) for name in one.producers)])
         for name in filter(None, node.output):
             own = _unit(top, name)
-            units[name] = (max(passed, own) if _is_rounded(node, top, own) else passed) if own else 0.0
+            units[name] = coarsest(own, passed) if not own or _is_rounded(node, top, own) else passed
     return {output.name: units.get(output.name, 0.0) for output in top.graph.output}
 
 
