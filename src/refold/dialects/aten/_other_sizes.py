@@ -31,18 +31,41 @@ LISTED = 8
 
 
 def narrower(source: AtenModel, module: torch.nn.Module, traced: Allowed, example: Shapes) -> list[Condition]:
-    """Conditions under which the folded network runs, where it does not at sizes at which the original does.
+    """Conditions that the folded network needs beside those of the trace, so that it runs where the original does and gives the same.
+
+    A fold that is wrong elsewhere is left for the proof to find.
+    """
+    shown = [trial for trial in traced.shown if allows(traced.conditions, trial.shapes)]
+    relied_on = _relied_on(source, module, shown, example)
+    return [*relied_on, *_running(source, module, [trial for trial in shown if allows(relied_on, trial.shapes)], example)]
+
+
+def _relied_on(source: AtenModel, module: torch.nn.Module, shown: Sequence[Trial], example: Shapes) -> list[Condition]:
+    """What tracing took for granted (that sizes are not 0 or 1), where the trace is right without it and the folded network is not.
+
+    Folding takes it for granted as well.
+    """
+    assumed = [one for one in source.traced.conditions if one.is_assumed and one.holds_at(example)]
+    conditions: list[Condition] = []
+    for trial in shown:
+        broken = next((one for one in assumed if not one.holds_at(trial.shapes)), None)
+        is_open = trial.leaves and allows(conditions, trial.shapes)
+        if broken is not None and is_open and _runs(source, module, trial) and not _is_same(source, module, trial):
+            conditions.append(broken)
+    return conditions
+
+
+def _running(source: AtenModel, module: torch.nn.Module, shown: Sequence[Trial], example: Shapes) -> list[Condition]:
+    """Conditions under which the folded network runs.
 
     A crop that became part of a convolution is an example: of an axis too short for it the original makes nothing, and the convolution
     does not run.
     """
-    shown = [trial for trial in traced.shown if allows(traced.conditions, trial.shapes)]
     failing = [trial.shapes for trial in shown if trial.leaves and not _runs(source, module, trial)]
     passing = [trial.shapes for trial in shown if trial.shapes not in failing]
     conditions: list[Condition] = []
     while failing:
-        candidates = [*_bounds(failing[0], example, passing)]
-        conditions.append(candidates[0])
+        conditions.append(next(_bounds(failing[0], example, passing)))
         failing = [shapes for shapes in failing if conditions[-1].holds_at(shapes)]
     return conditions
 
@@ -65,10 +88,12 @@ def is_borne_out(source: AtenModel, module: torch.nn.Module, traced: Allowed, al
     """
     beyond = [trial for trial in traced.shown if allows(alternative, trial.shapes) and not allows(traced.conditions, trial.shapes)]
     compared = [trial for trial in beyond if trial.leaves]
-    return bool(compared) and all(
-        _runs(source, module, trial) and all(check.passed for check in judge_outputs(_evidence(source, module, trial)))
-        for trial in compared
-    )
+    return bool(compared) and all(_runs(source, module, trial) and _is_same(source, module, trial) for trial in compared)
+
+
+def _is_same(source: AtenModel, module: torch.nn.Module, trial: Trial) -> bool:
+    """Whether the folded network gives what the original gave in a trial."""
+    return all(check.passed for check in judge_outputs(_evidence(source, module, trial)))
 
 
 def _evidence(source: AtenModel, module: torch.nn.Module, trial: Trial) -> Iterable[OutputEvidence]:
