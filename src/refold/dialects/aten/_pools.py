@@ -60,6 +60,7 @@ def restore_pools(program: ExportedProgram) -> None:
             pool = graph.call_function(_ATEN.max_pool1d.default, (lifted, *_along(plane)))
         pool.meta.update(node.meta)
         node.replace_all_uses_with(pool)
+        program.graph_signature.replace_all_uses(node.name, pool.name)
         for one in (node, plane, plane.args[0]):
             if not one.users:
                 graph.erase_node(one)
@@ -72,7 +73,9 @@ def _lifted(node: fx.Node) -> fx.Node | None:
             tall.target is _ATEN.unsqueeze.default and tall.args[1] == -2
         ):
             usual = (1, 1, 0, 1)
-            firsts = [option[0] for option in options[:4] if isinstance(option, Sequence) and option]
+            firsts = [option[0] for option in options[:4] if isinstance(option, Sequence) and len(option) == 2]
+            if any(isinstance(option, Sequence) and len(option) == 1 for option in options[:4]):
+                return None  # one number for both axes
             return tall.args[0] if list(usual[: len(firsts)]) == firsts and isinstance(tall.args[0], fx.Node) else None
     return None
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, or_point, own_conditions
+from refold.dialects.aten._conditions import Allowance, Condition, Shapes, allows, fixed_size, or_point, own_conditions, where_broken
 from refold.dialects.aten._trials import Outcome, Trials, broken_together
 
 Again: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Allowance | None]"
@@ -47,11 +47,25 @@ def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Aga
         own = again(args, kwargs)
         if own is None or not allows(own, traced):
             continue
-        own = _with_single(trials, own, traced)
-        _run_where_neither_holds(trials, conditions, own, traced)
-        if _agrees(trials, own, shapes):
-            found.append(own)
+        for one, start in _with_single(trials, own, traced, again):
+            _run_where_neither_holds(trials, conditions, one, traced)
+            if _agrees(trials, one, shapes if start is traced else start):
+                found.append(one)
     return found
+
+
+def at_example(trials: Trials, broken: Sequence[Condition], kept: Sequence[Condition], again: Again | None) -> list[Condition]:
+    """What has to hold besides where the conditions do not that the example breaks: the model asked, of a batch that was doubled, for one.
+
+    Of what it asks on the other path nothing is known, so that it is traced there too. Where that is not the same graph, only the sizes of
+    the example were seen to give the same.
+    """
+    own = None if again is None else again(trials.args, trials.kwargs)
+    if own is None or not allows(own, trials.example):
+        own = tuple(fixed_size(name, axis, size) for name, shape in trials.example.items() for axis, size in enumerate(shape))
+    asked = {place for one in broken for place in one.places}
+    others = [one for one in own_conditions(own, kept) if not one.is_assumed and not asked.issuperset(one.places)]
+    return [where_broken(broken, one) for one in others]
 
 
 def _open(trials: Trials, conditions: Sequence[Condition], found: Sequence[Allowance]) -> Iterator[Shapes]:
@@ -75,14 +89,22 @@ def _open(trials: Trials, conditions: Sequence[Condition], found: Sequence[Allow
         yield tried[-1]
 
 
-def _with_single(trials: Trials, own: Allowance, traced: Shapes) -> Allowance:
-    """The conditions, allowing a batch of one as well where that of the example was doubled and one gives the same."""
+def _with_single(trials: Trials, own: Allowance, traced: Shapes, again: Again) -> list[tuple[Allowance, Shapes]]:
+    """The conditions and where they were found, with those of a batch of one where the example's was doubled and one gives the same.
+
+    Where the model asked whether the batch is one, it is traced with one too.
+    """
     shapes = {
         name: (1, *shape[1:]) if shape and trials.example[name][0] == 1 and shape[0] == 2 else shape for name, shape in traced.items()
     }
     if shapes == traced or trials.run(shapes).outcome is not Outcome.SAME:
-        return own
-    return tuple(one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in own)
+        return [(own, traced)]
+    if all(one.is_assumed or one.holds_at(shapes) for one in own):
+        wider = (one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in own)
+        return [(tuple(wider), traced)]
+    args, kwargs = pytree.tree_unflatten(trials.inputs_at(shapes), trials.structure)
+    single = again(args, kwargs)
+    return [(own, traced)] if single is None or not allows(single, shapes) else [(own, traced), (single, shapes)]
 
 
 def _run_where_neither_holds(trials: Trials, conditions: Sequence[Condition], own: Allowance, traced: Shapes) -> None:
