@@ -34,12 +34,20 @@ def narrower(source: AtenModel, module: torch.nn.Module, traced: Allowed, exampl
     """Conditions under which the folded network runs, where it does not at sizes at which the original does.
 
     A crop that became part of a convolution is an example: of an axis too short for it the original makes nothing, and the convolution
-    does not run.
+    does not run. What tracing took for granted (that sizes are not 0 or 1) folding did as well: where the trace is right without and the
+    folded network is not, it holds. A fold that is wrong elsewhere is left for the proof to find.
     """
     shown = [trial for trial in traced.shown if allows(traced.conditions, trial.shapes)]
+    assumed = [one for one in source.traced.conditions if one.is_assumed and one.holds_at(example)]
+    conditions: list[Condition] = []
+    for trial in shown:
+        relied_on = next((one for one in assumed if not one.holds_at(trial.shapes)), None)
+        is_open = trial.leaves and allows(conditions, trial.shapes)
+        if relied_on is not None and is_open and _runs(source, module, trial) and not _is_same(source, module, trial):
+            conditions.append(relied_on)
+    shown = [trial for trial in shown if allows(conditions, trial.shapes)]
     failing = [trial.shapes for trial in shown if trial.leaves and not _runs(source, module, trial)]
     passing = [trial.shapes for trial in shown if trial.shapes not in failing]
-    conditions: list[Condition] = []
     while failing:
         candidates = [*_bounds(failing[0], example, passing)]
         conditions.append(candidates[0])
@@ -64,9 +72,12 @@ def is_borne_out(source: AtenModel, module: torch.nn.Module, traced: Allowed, ot
     Folds are proven for sizes that the trace allows; a network that is right beyond them has to show it.
     """
     own = [trial for trial in traced.shown if trial.leaves and allows(other, trial.shapes) and not allows(traced.conditions, trial.shapes)]
-    return bool(own) and all(
-        _runs(source, module, trial) and all(check.passed for check in judge_outputs(_evidence(source, module, trial))) for trial in own
-    )
+    return bool(own) and all(_runs(source, module, trial) and _is_same(source, module, trial) for trial in own)
+
+
+def _is_same(source: AtenModel, module: torch.nn.Module, trial: Trial) -> bool:
+    """Whether the folded network gives what the original gave in a trial."""
+    return all(check.passed for check in judge_outputs(_evidence(source, module, trial)))
 
 
 def _evidence(source: AtenModel, module: torch.nn.Module, trial: Trial) -> Iterable[OutputEvidence]:

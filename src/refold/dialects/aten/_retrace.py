@@ -21,8 +21,8 @@ Again: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Allowance | N
 
 MOST = 8
 """Times that a model is traced again."""
-NODES = 2000
-"""Nodes that are traced again in all, since tracing takes its time: networks of more are not."""
+WORK = 12_000
+"""Nodes times relations of sizes that are traced again in all, which is what tracing takes its time for: networks of more are not."""
 STEPS = (1, 2, 3)
 """By how much an axis is longer than where a model was traced again, one axis at a time, where model and trace are run."""
 RUNS = 32
@@ -36,9 +36,9 @@ def other_allowances(trials: Trials, conditions: Sequence[Condition], again: Aga
 
     At each of them model and trace were run at several sizes, and gave the same.
     """
-    nodes = max(1, len(trials.program.graph.nodes))
+    work = max(1, len(trials.program.graph.nodes) * len(conditions))
     found: list[Allowance] = []
-    for _, shapes in zip(range(min(MOST, NODES // nodes)), _open(trials, conditions, found), strict=False):
+    for _, shapes in zip(range(min(MOST, WORK // work)), _open(trials, conditions, found), strict=False):
         trials.limit += RUNS
         traced = trials.amid_example(shapes)
         if trials.run(traced).outcome is not Outcome.SAME:

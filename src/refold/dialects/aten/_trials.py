@@ -289,13 +289,15 @@ class Trials:
 
 
 def broken_together(condition: Condition, other: Condition, example: Shapes) -> Iterator[dict[Place, int]]:
-    """Sizes that break two conditions at once, the smallest first, as far as they are looked at; `example` are those of the example."""
+    """Sizes that break two conditions at once, small ones first, as far as they are looked at: of no more than two axes."""
     places = tuple(dict.fromkeys((*condition.places, *other.places)))
-    sizes = [example[name][axis] for name, axis in places]
-    of_other = [places.index(place) for place in other.places]
-    for point in _broken(replace(condition, places=places), sizes, numbers=other.numbers):
-        if not other.holds([point[at] for at in of_other]):
-            yield dict(zip(places, point, strict=True))
+    if len(places) > 2:
+        return
+    axes = _looked_at([example[name][axis] for name, axis in places], condition.numbers | other.numbers)
+    for point in itertools.product(*axes):
+        sizes = dict(zip(places, point, strict=True))
+        if not any(one.holds([sizes[place] for place in one.places]) for one in (condition, other)):
+            yield sizes
 
 
 def in_order(conditions: Iterable[Condition], example: Shapes) -> Iterator[Condition]:
@@ -318,15 +320,10 @@ def plainness(condition: Condition) -> tuple[int, int, str]:
     return len(condition.places), len(condition.text), condition.text
 
 
-def _broken(
-    condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = (), numbers: Iterable[int] = ()
-) -> list[tuple[int, ...]]:
-    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first.
-
-    `sizes` are those of the example; `numbers` are looked at besides those of the conditions.
-    """
+def _broken(condition: Condition, sizes: Sequence[int], kept: Sequence[Condition] = ()) -> list[tuple[int, ...]]:
+    """Sizes of its axes that break a condition and none of those that are `kept`, the smallest first; `sizes` are those of the example."""
     told = [(one, [condition.places.index(place) for place in one.places]) for one in kept]
-    axes = _looked_at(sizes, set(numbers).union(*(one.numbers for one in (condition, *kept))))
+    axes = _looked_at(sizes, set().union(*(one.numbers for one in (condition, *kept))))
     points = (point for point in _points(axes, sizes) if not condition.holds(point))
     return sorted((point for point in points if all(one.holds([point[at] for at in places]) for one, places in told)), key=math.prod)
 
