@@ -225,6 +225,20 @@ def test_how_outputs_are_nested_and_what_is_no_tensor_is_part_of_what_a_network_
             assert is_nested_alike(pytree.tree_structure(folded(x)), pytree.tree_structure(model(x)))
 
 
+def test_two_inputs_of_other_dtypes_were_not_shown_together() -> None:
+    def forward(net: Any, x: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        gate = one / 255 + other / 255 if one.dtype == other.dtype == torch.uint8 else one + other
+        y: Tensor = net.norm(net.conv(x)) * gate
+        return y
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)).eval()
+    x, gate, pixels = torch.randn(2, 3, 6, 6), torch.rand(2, 1, 6, 6), torch.randint(0, 255, (2, 1, 6, 6), dtype=torch.uint8)
+    folded = refold.fold(model, (x, gate, gate.flip(2))).model
+    torch.testing.assert_close(folded(x, pixels, gate), model(x, pixels, gate), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="`inputs_1` is uint8, `inputs_2` is uint8, but the network was traced for inputs where"):
+        folded(x, pixels, pixels)
+
+
 def test_a_condition_allows_one_more_point() -> None:
     condition = read_condition("L['x'].size()[0] != L['x'].size()[1]", {"L['x']": "x"})
     assert condition is not None

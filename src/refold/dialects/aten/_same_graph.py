@@ -115,8 +115,9 @@ def _running(program: ExportedProgram) -> Iterator[fx.Node]:
 def _behind(value: Any) -> Any:
     """What a slice of all there is was taken of: torch leaves it out where the size is a number."""
     while isinstance(value, fx.Node) and value.target is torch.ops.aten.slice.Tensor and not value.kwargs:
-        source, _, start, stop, *step = (*value.args, *(0, 0, sys.maxsize)[len(value.args) - 1 :])
-        if (start, stop, *step) not in ((0, sys.maxsize), (0, sys.maxsize, 1)):
+        source, *options = value.args
+        usual = (0, 0, sys.maxsize, 1)
+        if (*options, *usual[len(options) :])[1:] != usual[1:]:
             break
         value = source
     return value
