@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 import refold
 from refold.dialects.aten._conditions import or_point, read_condition
+from refold.dialects.aten._trials import is_nested_alike
 from tests.sizes.models import MODELS, Net, Sized
 
 
@@ -169,6 +170,73 @@ def test_a_guard_takes_the_example_that_it_was_made_of(function: Callable[..., T
     x, y = torch.randn(1, 3, 6, 6), torch.randn(1, 4, 1, 1)
     folded = refold.fold(model, (x, y)).model
     assert folded(x, y).shape == model(x, y).shape
+
+
+@pytest.mark.parametrize(
+    ("asks", "far"),
+    [
+        (lambda x: x.shape[0] == 1 and x.shape[2] > 20, 21),
+        (lambda x: x.shape[0] == 1 and x.shape[2] * x.shape[3] > 1000, 40),
+        (lambda x: (x.shape[2] > 20 or x.shape[0] > 0) and x.shape[0] == 1 and x.shape[2] > 40, 41),
+    ],
+)
+@pytest.mark.parametrize("crops", [False, True])
+def test_a_batch_of_one_is_held_to_what_the_model_asks_of_it_alone(asks: Callable[[Tensor], bool], far: int, crops: bool) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y: Tensor = net.norm(net.conv(x))
+        y = y[:, :, :12] if crops else y
+        return y * 2 if asks(x) else y
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3, padding=1), norm=nn.BatchNorm2d(4)).eval()
+    folded = refold.fold(model, (torch.randn(1, 3, 16, 16),)).model
+    for shape in ((1, 3, 17, 16), (2, 3, far, far)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="but the network was traced for inputs where"):
+        folded(torch.randn(1, 3, far, far))
+
+
+@pytest.mark.parametrize(
+    ("nest", "batch"),
+    [
+        (lambda x, y: {"odd": y} if x.shape[2] % 2 else {"even": y}, 2),
+        (lambda x, y: {"whole": y} if x.shape[2] < 20 else {"tiles": y}, 2),
+        (lambda x, y: [y] if x.shape[0] > 1 else (y,), 2),
+        (lambda x, y: [y] if x.shape[0] > 1 else y, 1),
+        (lambda x, y: (y, x.shape[2:]), 1),
+        (lambda x, y: (y, f"{x.shape[2]} x {x.shape[3]}"), 2),
+    ],
+    ids=["parity", "large", "list or tuple", "list or tensor", "sizes", "text"],
+)
+def test_how_outputs_are_nested_and_what_is_no_tensor_is_part_of_what_a_network_gives(
+    nest: Callable[[Tensor, Tensor], Any], batch: int
+) -> None:
+    model = Net(lambda net, x: nest(x, net.norm(net.conv(x))), conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)).eval()
+    example = torch.randn(batch, 3, 16, 16)
+    folded = refold.fold(model, (example,)).model
+    for shape in (tuple(example.shape), (1, 3, 16, 16), (2, 3, 17, 16), (2, 3, 24, 24), (3, 3, 1, 1)):
+        x = torch.randn(shape)
+        found, complaint = answer_of(folded, (x,))
+        if found is None:
+            assert shape != tuple(example.shape)
+            assert "but the network was traced for inputs where" in complaint
+        else:
+            assert_same(pytree.tree_leaves(model(x)), found)
+            assert is_nested_alike(pytree.tree_structure(folded(x)), pytree.tree_structure(model(x)))
+
+
+def test_two_inputs_of_other_dtypes_were_not_shown_together() -> None:
+    def forward(net: Any, x: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        gate = one / 255 + other / 255 if one.dtype == other.dtype == torch.uint8 else one + other
+        y: Tensor = net.norm(net.conv(x)) * gate
+        return y
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)).eval()
+    x, gate, pixels = torch.randn(2, 3, 6, 6), torch.rand(2, 1, 6, 6), torch.randint(0, 255, (2, 1, 6, 6), dtype=torch.uint8)
+    folded = refold.fold(model, (x, gate, gate.flip(2))).model
+    torch.testing.assert_close(folded(x, pixels, gate), model(x, pixels, gate), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="`inputs_1` is uint8, `inputs_2` is uint8, but the network was traced for inputs where"):
+        folded(x, pixels, pixels)
 
 
 def test_a_condition_allows_one_more_point() -> None:

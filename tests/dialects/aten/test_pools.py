@@ -27,6 +27,9 @@ POOLS: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.max_pool1d(x, 2, 2, 0, 1, False, True)[0],
     lambda x: F.max_pool2d(x.unsqueeze(-2), (2, 2), padding=(1, 0)).squeeze(-2),
     lambda x: F.max_pool2d(x.unsqueeze(-2), (1, 2)).squeeze(-2) + F.max_pool1d(x, 2),
+    lambda x: torch.max_pool2d(x.unsqueeze(-2), [1, 3], [1]).squeeze(-2),
+    lambda x: torch.max_pool2d(x.unsqueeze(-2), [1, 3], [1, 2], [0], [1]).squeeze(-2),
+    lambda x: torch.max_pool2d(x.unsqueeze(-2), [1]).squeeze(-2),
 ]
 
 
@@ -74,6 +77,9 @@ def test_a_pool_that_is_an_output_keeps_its_name(tmp_path: Path, monkeypatch: py
         plane = onnx.load(tmp_path / "plane.onnx").graph
         assert "Squeeze" in [node.op_type for node in plane.node]
         assert [one.name for one in file.graph.output] == [one.name for one in plane.output]
+        refold.fold(net, torch.randn(2, 3, 16)).save(tmp_path / "net.pt2")
+        with torch.no_grad():
+            torch.testing.assert_close(torch.export.load(tmp_path / "net.pt2").module()(x), net(x))
 
 
 def test_the_graph_says_the_pool_that_was_written() -> None:

@@ -10,7 +10,7 @@ import torch
 from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, not_among
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
-from refold.dialects.aten._retrace import Retrace, find_alternatives
+from refold.dialects.aten._retrace import Retrace, at_example, find_alternatives
 from refold.dialects.aten._trials import Outcome, Trial, Trials
 
 
@@ -66,6 +66,9 @@ def find_allowed(trials: Trials, conditions: Sequence[Condition], inputs: Sequen
     if any(map(draws_at_random, trials.program.graph.nodes)):
         return Allowed(tuple(trials.with_example(conditions)))
     kept = trials.settle(conditions)
+    broken = [one for one in conditions if not one.is_assumed and not one.holds_at(trials.example)]
+    if broken:
+        kept += at_example(trials, broken, kept, retrace)
     alternatives = () if retrace is None else tuple(find_alternatives(trials, kept, retrace))
     dtypes = tuple((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
     elsewhere = tuple(trial for trial in trials.seen.values() if trial.shapes != trials.example)

@@ -134,6 +134,25 @@ def or_point(condition: Condition, sizes: Sequence[int]) -> Condition:
     return _condition((either, condition.tree, sides[0] if len(sides) == 1 else (both, *sides)), condition.places)
 
 
+def where_broken(broken: Sequence[Condition], condition: Condition) -> Condition:
+    """The condition that another one holds wherever one of those that are `broken` does not.
+
+    >>> single = read_condition("L['x'].size()[0] != 1", {"L['x']": "x"})
+    >>> where_broken([single], at_most("x", 2, 20)).text
+    'axis 0 of `x` is not 1 or axis 2 of `x` is at most 20'
+    """
+    places = tuple(dict.fromkeys(place for one in (*broken, condition) for place in one.places))
+    *firsts, last = (_moved(one.tree, [places.index(place) for place in one.places]) for one in (*broken, condition))
+    return _condition((either, firsts[0] if len(firsts) == 1 else (both, *firsts), last), places)
+
+
+def _moved(tree: Tree, positions: Sequence[int]) -> Tree:
+    """The same formula of sizes that stand at these positions."""
+    if isinstance(tree, str):
+        return str(positions[int(tree)])
+    return (tree[0], *(_moved(part, positions) for part in tree[1:])) if isinstance(tree, tuple) else tree
+
+
 def read_condition(source: str, inputs: Mapping[str, str]) -> Condition | None:
     """What torch notes, as in `L['x'].size()[2] <= 100`, or None where it holds more than arithmetic of sizes.
 

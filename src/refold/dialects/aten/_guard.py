@@ -88,15 +88,22 @@ class SizeGuard(nn.Module):
                     f"`{argument.name}` is {_shown(values[argument.name])}, but the network was traced for inputs where it is "
                     f"{_shown(argument.value)}, which is part of it now; give that, or fold again with the new value"
                 )
-        for one in self.inputs:
-            self._check_input(one, values[one.name])
+        moved = [one for one in self.inputs if self._is_of_another_dtype(one, values[one.name])]
+        if len(moved) > 1:  # each was shown to give the same while the others were as traced
+            actual = ", ".join(f"`{one.name}` is {_shown(values[one.name].dtype)}" for one in moved)
+            traced = ", ".join(f"`{one.name}` is {_shown(one.dtype)}" for one in moved)
+            raise ValueError(
+                f"{actual}, but the network was traced for inputs where {traced}, of which one may be otherwise at a time; "
+                "cast the others, or fold again with example inputs of these dtypes"
+            )
         if is_plain and shapes in self.taken:
             return
         self._check_sizes({one.name: values[one.name].shape for one in self.inputs})
         if is_plain and len(self.taken) < REMEMBERED:
             self.taken.add(shapes)
 
-    def _check_input(self, one: TracedInput, x: Any) -> None:
+    def _is_of_another_dtype(self, one: TracedInput, x: Any) -> bool:
+        """Whether an input is of one of the other dtypes that are taken; raise where it is not taken at all."""
         if not isinstance(x, torch.Tensor):
             raise ValueError(
                 f"`{one.name}` is {_shown(x)}, but the network was traced for inputs where it is a tensor; give one, or fold again"
@@ -107,10 +114,12 @@ class SizeGuard(nn.Module):
                 "give such inputs, or fold again with example inputs of the new rank"
             )
         witness = getattr(self, _witness(one.dtype), None)
-        if x.dtype == (one.dtype if witness is None else witness.dtype) or x.dtype in one.others:
-            return
+        if x.dtype == (one.dtype if witness is None else witness.dtype):
+            return False
         if x.is_floating_point() and one.dtype.is_floating_point and torch.is_autocast_enabled(x.device.type):
-            return
+            return False
+        if x.dtype in one.others:
+            return True
         raise ValueError(
             f"`{one.name}` is {_shown(x.dtype)}, but the network was traced for inputs where it is "
             f"{_shown(one.dtype if witness is None else witness.dtype)}; cast it, or fold again with example inputs of that dtype"

@@ -62,6 +62,7 @@ def restore_pools(program: ExportedProgram) -> None:
             pool = graph.call_function(_ATEN.max_pool1d.default, (lifted, *_along(plane)))
         pool.meta.update(node.meta)
         node.replace_all_uses_with(pool)
+        program.graph_signature.replace_all_uses(node.name, pool.name)
         for one in (node, plane, plane.args[0]):
             if not one.users:
                 graph.erase_node(one)
@@ -73,6 +74,8 @@ def _lifted(node: fx.Node) -> fx.Node | None:
         case fx.Node(target=_ATEN.squeeze.dim, args=(fx.Node(target=_ATEN.max_pool2d.default, args=(fx.Node() as tall, *options)), -2)) if (
             tall.target is _ATEN.unsqueeze.default and tall.args[1] == -2
         ):
+            if any(isinstance(option, Sequence) and len(option) == 1 for option in options[:4]):
+                return None  # one number for both axes
             first = [option[0] for option in options[:4] if isinstance(option, Sequence) and option]
             return tall.args[0] if first == [*_IDLE[: len(first)]] and isinstance(tall.args[0], fx.Node) else None
     return None

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, not_among, or_point
+from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, fixed_size, not_among, or_point, where_broken
 from refold.dialects.aten._trials import Outcome, Trials, broken_together
 
 Retrace: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Conditions | None]"
@@ -47,12 +47,26 @@ def find_alternatives(trials: Trials, conditions: Sequence[Condition], retrace: 
         alternative = retrace(args, kwargs)
         if alternative is None or not allows(alternative, traced):
             continue
-        alternative = _with_batch_of_one(trials, alternative, traced)
-        _run_beyond_both(trials, conditions, alternative, traced)
-        _run_around(trials, alternative, shapes)
-        if _is_borne_out(trials, alternative):
-            found.append(alternative)
+        for one, start in _with_batch_of_one(trials, alternative, traced, retrace):
+            _run_beyond_both(trials, conditions, one, traced)
+            _run_around(trials, one, shapes if start is traced else start)
+            if _is_borne_out(trials, one):
+                found.append(one)
     return found
+
+
+def at_example(trials: Trials, broken: Sequence[Condition], kept: Sequence[Condition], retrace: Retrace | None) -> list[Condition]:
+    """What has to hold besides where the conditions do not that the example breaks: the model asked, of a batch that was doubled, for one.
+
+    Of what it asks on the other path nothing is known, so that it is traced there too. Where that is not the same graph, only the sizes of
+    the example were seen to give the same.
+    """
+    there = None if retrace is None else retrace(trials.args, trials.kwargs)
+    if there is None or not allows(there, trials.example):
+        there = tuple(fixed_size(name, axis, size) for name, shape in trials.example.items() for axis, size in enumerate(shape))
+    asked = {place for one in broken for place in one.places}
+    others = [one for one in not_among(there, kept) if not one.is_assumed and not asked.issuperset(one.places)]
+    return [where_broken(broken, one) for one in others]
 
 
 def _ruled_out(trials: Trials, conditions: Sequence[Condition], found: Sequence[Conditions]) -> Iterator[Shapes]:
@@ -76,14 +90,22 @@ def _ruled_out(trials: Trials, conditions: Sequence[Condition], found: Sequence[
         yield tried[-1]
 
 
-def _with_batch_of_one(trials: Trials, alternative: Conditions, traced: Shapes) -> Conditions:
-    """The conditions, allowing a batch of one as well where that of the example was doubled and one gives the same."""
+def _with_batch_of_one(trials: Trials, alternative: Conditions, traced: Shapes, retrace: Retrace) -> list[tuple[Conditions, Shapes]]:
+    """The conditions and where they were found, with those of a batch of one where the example's was doubled and one gives the same.
+
+    Where the model asked whether the batch is one, it is traced with one too.
+    """
     shapes = {
         name: (1, *shape[1:]) if shape and trials.example[name][0] == 1 and shape[0] == 2 else shape for name, shape in traced.items()
     }
     if shapes == traced or trials.run(shapes).outcome is not Outcome.SAME:
-        return alternative
-    return tuple(one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in alternative)
+        return [(alternative, traced)]
+    if all(one.is_assumed or one.holds_at(shapes) for one in alternative):
+        wider = (one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in alternative)
+        return [(tuple(wider), traced)]
+    args, kwargs = pytree.tree_unflatten(trials.inputs_at(shapes), trials.structure)
+    single = retrace(args, kwargs)
+    return [(alternative, traced)] if single is None or not allows(single, shapes) else [(alternative, traced), (single, shapes)]
 
 
 def _run_beyond_both(trials: Trials, conditions: Sequence[Condition], alternative: Conditions, traced: Shapes) -> None:

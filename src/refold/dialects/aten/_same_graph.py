@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class _Pairs:
 
     def match(self) -> bool:
         known, other = self.programs
+        if known.call_spec.out_spec != other.call_spec.out_spec:
+            return False
         if [(spec.kind, spec.target) for spec in known.graph_signature.output_specs] != [
             (spec.kind, spec.target) for spec in other.graph_signature.output_specs
         ]:
@@ -62,6 +65,7 @@ class _Pairs:
         return structure == their_structure and all(map(self._is_same, leaves, their_leaves))
 
     def _is_same(self, mine: Any, theirs: Any) -> bool:
+        mine, theirs = _behind(mine), _behind(theirs)
         if isinstance(mine, fx.Node) and not _is_number(mine):
             return self.pairs.get(mine) is theirs
         if isinstance(theirs, fx.Node):
@@ -88,7 +92,7 @@ class _Pairs:
         """What an argument of such a computation is in the second program."""
         if not isinstance(argument, fx.Node):
             return argument
-        return self._number(argument) if _is_number(argument) else self.pairs[argument].meta["val"]
+        return self._number(argument) if _is_number(argument) else self.pairs[_behind(argument)].meta["val"]
 
     def _is_same_input(self, one: fx.Node, its: fx.Node) -> bool:
         known, other = self.programs
@@ -105,8 +109,19 @@ def _running(program: ExportedProgram) -> Iterator[fx.Node]:
         if node.op == "output" or node in needed:
             needed.update(node.all_input_nodes)
     for node in program.graph.nodes:
-        if node.op in ("output", "placeholder") or (node in needed and not _is_number(node)):
+        if node.op in ("output", "placeholder") or (node in needed and not _is_number(node) and _behind(node) is node):
             yield node
+
+
+def _behind(value: Any) -> Any:
+    """What a slice of all there is was taken of: torch leaves it out where the size is a number."""
+    while isinstance(value, fx.Node) and value.target is torch.ops.aten.slice.Tensor and not value.kwargs:
+        source, *options = value.args
+        usual = (0, 0, sys.maxsize, 1)
+        if (*options, *usual[len(options) :])[1:] != usual[1:]:
+            break
+        value = source
+    return value
 
 
 def _is_number(node: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.fx.experimental._config as symbolic_sizes
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import ConstantArgument, CustomObjArgument, InputKind
+from torch.export.graph_signature import ConstantArgument, CustomObjArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import Max, Min
 
@@ -32,7 +32,7 @@ from refold.dialects.aten._pools import PoolsAsPlanes, restore_pools
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._same_graph import is_same_graph
 from refold.dialects.aten._sizes import fixed, shape_of
-from refold.dialects.aten._trials import agree
+from refold.dialects.aten._trials import agree, is_nested_alike
 from refold.errors import FoldError
 
 
@@ -119,11 +119,18 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
 
     def finish(program: ExportedProgram, doubled: bool) -> ExportedProgram:
         result = _functional(program)
+        leaves, structure = pytree.tree_flatten(reference)
+        if not is_nested_alike(result.call_spec.out_spec, structure):
+            raise FoldError("the outputs of the trace are nested otherwise than those of the model")
+        user_outputs = [spec.arg for spec in result.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+        for output, leaf in zip(user_outputs, leaves, strict=True):
+            if isinstance(output, ConstantArgument) and (type(output.value) is not type(leaf) or output.value != leaf):
+                raise FoldError(f"the model gives {leaf!r} where its trace gives {output.value!r}")
         if doubled and any(map(draws_at_random, result.graph.nodes)):
             raise FoldError("what draws random numbers cannot be compared at a batch of one with its trace at two")
         if doubled:
             outputs = run_program(result, pytree.tree_leaves((args, dict(kwargs))), wide=False)
-            if not agree(outputs, pytree.tree_leaves(reference)):
+            if not agree(outputs, leaves):
                 raise FoldError("a batch of one takes another path through the model than a batch of two")
         return result
 

@@ -163,9 +163,11 @@ class Trials:
     def _compare(self, leaves: Sequence[Any]) -> tuple[Outcome, list[Any]]:
         args, kwargs = pytree.tree_unflatten(list(leaves), self.structure)
         try:
-            expected = pytree.tree_leaves(self.original(args, kwargs))
+            expected, structure = pytree.tree_flatten(self.original(args, kwargs))
         except FoldError:
             return Outcome.REFUSED, []
+        if not is_nested_alike(self.program.call_spec.out_spec, structure):
+            return Outcome.DIFFERENT, []
         try:
             traced = run_program(self.program, [one.clone() if isinstance(one, torch.Tensor) else one for one in leaves], wide=False)
         except Exception:  # whatever an operator raises, it is not silent
@@ -389,6 +391,16 @@ def _may_be_cast(dtype: torch.dtype, other: torch.dtype) -> bool:
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.detach().abs().to(dtype) if dtype is torch.uint8 and tensor.is_floating_point() else tensor.detach().to(dtype)
+
+
+def is_nested_alike(traced: pytree.TreeSpec | None, given: pytree.TreeSpec) -> bool:
+    """Whether outputs of a trace are nested as those of the model; torch has sizes in a tuple where the model gives a `torch.Size`."""
+    if traced is None or traced == given:
+        return True
+    kinds = {torch.Size: tuple}
+    mine, theirs = traced.children(), given.children()
+    same = kinds.get(traced.type, traced.type) is kinds.get(given.type, given.type) and traced.context == given.context
+    return same and len(mine) == len(theirs) and all(map(is_nested_alike, mine, theirs))
 
 
 def agree(traced: Sequence[Any], outputs: Sequence[Any]) -> bool:
