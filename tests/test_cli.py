@@ -432,6 +432,16 @@ def test_where_to_write_is_said_once(words: list[str]) -> None:
     assert "say where to write: either -o OUT, or --in-place to replace a file MODEL itself" in result.stderr
 
 
+def test_in_place_leaves_a_file_in_which_nothing_folds_and_its_certificate(folder: Path) -> None:
+    assert refold_("fold", "nets:with_inputs", "-o", "once.onnx").exit_code == 0
+    before = {path.name: path.read_bytes() for path in folder.glob("once*")}
+    result = refold_("fold", "once.onnx", "--in-place")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("once.onnx is left as it is\n")
+    assert {path.name: path.read_bytes() for path in folder.glob("once*")} == before
+    assert len(before) > 1
+
+
 def test_in_place_is_for_files() -> None:
     result = refold_("fold", "nets:block", "--in-place")
     assert result.exit_code == 2

@@ -149,6 +149,22 @@ class Recorded:
         return [self.function(*args)]
 
 
+@pytest.mark.parametrize("length", [40, 128])
+def test_a_table_that_ends_far_beyond_the_example_leaves_the_axis_free(length: int, tmp_path: Path) -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = net.norm(net.conv(x))
+        y = y + net.table[:, :, : y.shape[2]]
+        return y
+
+    torch.manual_seed(0)
+    table = nn.Parameter(torch.randn(1, 8, 512))
+    model = Net(forward, conv=nn.Conv1d(4, 8, 3, padding=1), norm=nn.BatchNorm1d(8), table=table).eval()
+    result = refold.fold(model, torch.randn(2, 4, length))
+    result.save(tmp_path / "net.onnx")
+    (stated,) = onnx.load(tmp_path / "net.onnx").graph.input
+    assert [bool(size.dim_param) for size in stated.type.tensor_type.shape.dim] == [True, False, True]
+
+
 def test_the_judge_objects_to_another_function_and_to_another_shape() -> None:
     x = torch.randn(3, 4)
     assert alike([x.clone()], [x])

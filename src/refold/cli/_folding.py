@@ -64,7 +64,8 @@ def fold(
             from refold.bench import bench
 
             latency = bench({"original": named.model, "folded": result.model}, example, progress=say).to_dict()
-        if in_place:  # what it replaces has been measured first
+        is_left = in_place and not result.report.folds
+        if in_place and not is_left:  # what it replaces has been measured first
             say(f"writing {output}")
             result.save(output, in_place=True)
         if report is not None:
@@ -80,7 +81,8 @@ def fold(
         notes = "".join(f"\nnote: {note}" for note in result.file_notes.get(output.name, ()))
         if result.proof is None:
             notes += "\nnot verified, and no certificate was written: --no-verify"
-        echo(f"{result.report}{notes}\n\nwritten to {' and '.join(map(str, written))} ({size:,} bytes)")
+        end = f"{output} is left as it is" if is_left else f"written to {' and '.join(map(str, written))} ({size:,} bytes)"
+        echo(f"{result.report}{notes}\n\n{end}")
         if report is not None:
             echo(f"report: {report}")
 

@@ -43,6 +43,10 @@ class Allowed:
             if trial.outcome not in (Outcome.REFUSED, Outcome.SKIPPED) and not self.takes(trial.shapes):
                 yield trial.shapes, next(one for one in self.conditions if not one.holds_at(trial.shapes))
 
+    def has_exceptions(self, condition: Condition) -> bool:
+        """Whether sizes that break a condition were seen to be taken for another reason."""
+        return any(not condition.holds_at(trial.shapes) and self.takes(trial.shapes) for trial in self.trials)
+
     def with_shared_noted(self) -> Allowed:
         """The same, with `is_shared` set on the conditions that rule out nothing that the model was seen to take."""
 

@@ -39,6 +39,8 @@ from refold.graph import Graph, Refusal
 from refold.plan import Fold, Plan, cost_as_it_stands
 from refold.verification import OutputEvidence, RegionEvidence, SizeEvidence
 
+EXCEPT = " (or some that it was seen to be right at)"
+"""What is said of a condition besides which some sizes are taken for another reason."""
 NOTED = 6
 """How many conditions a report spells out."""
 
@@ -91,7 +93,11 @@ class AtenModel:
     def notes(self) -> tuple[str, ...]:
         """What the inputs are held to and those of the original are not, and why; and what is named otherwise in the folded one."""
         why = f" ({self.traced.why})" if self.traced.why else ""
-        texts = [condition.text for condition in self.allowed.conditions if not (condition.is_shared or condition.is_implied)]
+        texts = [
+            f"{condition.text}{EXCEPT if self.allowed.has_exceptions(condition) else ''}"
+            for condition in self.allowed.conditions
+            if not (condition.is_shared or condition.is_implied)
+        ]
         texts = [*dict.fromkeys(texts), *(f"`{one.name}` is {one.value!r}" for one in self.traced.arguments)]
         more = (f"and {len(texts) - NOTED} more relations of their sizes",) if len(texts) > NOTED else ()
         held = tuple(f"the folded network takes only inputs where {text}{why}" for text in texts[:NOTED]) + more

@@ -180,8 +180,9 @@ class _Chooser:
         for place in condition.places:
             if place in self.free:
                 n = self.example[place]
-                reach = sorted(range(1, n + NEAR + 1), key=lambda size: abs(size - n))
-                broken = [{place: size} for size in reach if not self._holds(condition, {place: size})]
+                turns = {number + step for number in condition.numbers for step in (-1, 0, 1) if n + NEAR < number + step}
+                reach = sorted({*range(1, n + NEAR + 1), *turns}, key=lambda size: abs(size - n))
+                broken = [sizes for sizes in ({place: size} for size in reach) if not self._holds(condition, sizes) and self._fits(sizes)]
                 found += [*broken[:2], *broken[-1:], *broken[len(broken) // 2 :][:1]]
         found.sort(key=lambda sizes: sum(not self._holds(other, sizes) for other in self.conditions))
         yield from found
