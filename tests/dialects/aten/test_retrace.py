@@ -144,3 +144,24 @@ def test_what_the_folded_network_alone_does_not_take_is_refused_on_every_path(mo
     for shape in ((2, 3, 1, 7), (2, 3, 6, 7)):
         with pytest.raises(ValueError, match="but the network was traced for inputs where"):
             folded(torch.randn(shape))
+
+
+def test_a_dtype_and_a_size_that_are_asked_for_at_once_are_refused() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.conv(x)) * gate
+            return y * 2 if gate.dtype is torch.float16 and x.shape[2] > 20 else y
+
+    model = Gated().eval()
+    folded = refold.fold(model, (torch.randn(2, 3, 8, 8), torch.ones(1))).model
+    x = torch.randn(2, 3, 24, 24)
+    torch.testing.assert_close(folded(x, torch.ones(1)), model(x, torch.ones(1)))
+    given, complaint = answer_of(folded, (x, torch.ones(1, dtype=torch.float16)))
+    assert given is None
+    assert "`gate` is float16, but the network was traced for inputs where it is float32" in complaint
+    torch.testing.assert_close(folded(x, torch.ones(1, dtype=torch.bfloat16)), model(x, torch.ones(1, dtype=torch.bfloat16)))

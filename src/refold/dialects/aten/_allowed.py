@@ -10,7 +10,7 @@ import torch
 from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, not_among
 from refold.dialects.aten._constants import draws_at_random
 from refold.dialects.aten._guard import TracedInput
-from refold.dialects.aten._retrace import Retrace, at_example, find_alternatives
+from refold.dialects.aten._retrace import Retrace, asks_no_more, at_example, find_alternatives
 from refold.dialects.aten._trials import Outcome, Trial, Trials
 
 
@@ -74,6 +74,11 @@ def find_allowed(trials: Trials, conditions: Sequence[Condition], inputs: Sequen
     if broken:
         kept += at_example(trials, broken, kept, retrace)
     alternatives = () if retrace is None else tuple(find_alternatives(trials, kept, retrace))
-    dtypes = tuple((one.name, dtype, trial) for one in inputs for dtype, trial in trials.other_dtypes(one))
+    dtypes = tuple(
+        (one.name, dtype, trial)
+        for one in inputs
+        for dtype, trial in trials.other_dtypes(one)
+        if retrace is None or asks_no_more(trials, conditions, retrace, {one.name: dtype})
+    )
     elsewhere = tuple(trial for trial in trials.seen.values() if trial.shapes != trials.example)
     return Allowed(tuple(kept), alternatives, elsewhere, dtypes)

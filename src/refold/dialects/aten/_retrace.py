@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import torch
 from torch.utils import _pytree as pytree
 
 from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, fixed_size, not_among, or_point, where_broken
@@ -67,6 +68,18 @@ def at_example(trials: Trials, broken: Sequence[Condition], kept: Sequence[Condi
     asked = {place for one in broken for place in one.places}
     others = [one for one in not_among(there, kept) if not one.is_assumed and not asked.issuperset(one.places)]
     return [where_broken(broken, one) for one in others]
+
+
+def asks_no_more(trials: Trials, conditions: Sequence[Condition], retrace: Retrace, dtypes: Mapping[str, torch.dtype]) -> bool:
+    """Whether the model, traced with inputs of other dtypes, is the same graph and asks no more of sizes than before.
+
+    It may ask for a dtype and a size at once; the sizes at which other dtypes are run need not be those.
+    """
+    if len(trials.program.graph.nodes) * len(conditions) > WORK:
+        return False
+    args, kwargs = pytree.tree_unflatten(trials.inputs_at(trials.amid_example(trials.shapes_at({})), dtypes), trials.structure)
+    there = retrace(args, kwargs)
+    return there is not None and not [one for one in not_among(there, conditions) if not one.is_assumed]
 
 
 def _ruled_out(trials: Trials, conditions: Sequence[Condition], found: Sequence[Conditions]) -> Iterator[Shapes]:
