@@ -165,3 +165,24 @@ def test_a_dtype_and_a_size_that_are_asked_for_at_once_are_refused() -> None:
     assert given is None
     assert "`gate` is float16, but the network was traced for inputs where it is float32" in complaint
     torch.testing.assert_close(folded(x, torch.ones(1, dtype=torch.bfloat16)), model(x, torch.ones(1, dtype=torch.bfloat16)))
+
+
+def test_another_dtype_is_not_taken_at_sizes_that_were_shown_with_the_traced_one() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.norm, self.rows = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Parameter(torch.randn(6, 1))
+
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+            y: Tensor = (self.norm(self.conv(x)) + self.rows) * gate
+            return y * 2 if gate.dtype is torch.float16 and x.shape[2] == 1 else y
+
+    model = Gated().eval()
+    folded = refold.fold(model, (torch.randn(2, 3, 6, 8), torch.ones(1))).model
+    x, half = torch.randn(2, 3, 1, 8), torch.ones(1, dtype=torch.float16)
+    torch.testing.assert_close(folded(x, torch.ones(1)), model(x, torch.ones(1)))
+    given, complaint = answer_of(folded, (x, half))
+    assert given is None
+    assert "axis 2 of `x` is 1, but the network was traced for inputs where axis 2 of `x` is 6" in complaint
+    torch.testing.assert_close(folded(torch.ones(3, 3, 6, 8), half), model(torch.ones(3, 3, 6, 8), half))

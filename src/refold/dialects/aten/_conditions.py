@@ -134,6 +134,15 @@ def or_point(condition: Condition, sizes: Sequence[int]) -> Condition:
     return _condition((either, condition.tree, sides[0] if len(sides) == 1 else (both, *sides)), condition.places)
 
 
+def or_at(condition: Condition, shapes: Shapes) -> Condition:
+    """The condition, allowing inputs of these shapes as well.
+
+    >>> or_at(more_than("x", 0, 1), {"x": (1, 3)}).text
+    'axis 0 of `x` is more than 1 or axis 0 of `x` is 1'
+    """
+    return condition if condition.holds_at(shapes) else or_point(condition, [shapes[name][axis] for name, axis in condition.places])
+
+
 def where_broken(broken: Sequence[Condition], condition: Condition) -> Condition:
     """The condition that another one holds wherever one of those that are `broken` does not.
 

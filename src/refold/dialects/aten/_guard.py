@@ -47,7 +47,11 @@ class TracedArgument:
 
 
 class SizeGuard(nn.Module):
-    """Stands first in the graph and is given what the network is given: its tensors, then its other arguments."""
+    """Stands first in the graph and is given what the network is given: its tensors, then its other arguments.
+
+    Sizes are held to all `conditions`, or to all of one of the `alternatives`. What was found by running the model with the traced dtypes
+    says nothing of others: with one of those, sizes are held to all `conditions` and to those that are `strict`.
+    """
 
     _is_impure = True  # it makes nothing, and must stay all the same when torch drops what nothing reads
 
@@ -57,9 +61,10 @@ class SizeGuard(nn.Module):
         alternatives: Sequence[Conditions],
         inputs: Sequence[TracedInput],
         arguments: Sequence[TracedArgument] = (),
+        strict: Sequence[Condition] = (),
     ) -> None:
         super().__init__()
-        self.conditions, self.alternatives = tuple(conditions), tuple(alternatives)
+        self.conditions, self.alternatives, self.strict = tuple(conditions), tuple(alternatives), tuple(strict)
         self.taken: set[tuple[tuple[int, ...] | None, ...]] = set()
         self.inputs = tuple(inputs)
         self.arguments = tuple(arguments)
@@ -96,10 +101,10 @@ class SizeGuard(nn.Module):
                 f"{actual}, but the network was traced for inputs where {traced}, of which one may be otherwise at a time; "
                 "cast the others, or fold again with example inputs of these dtypes"
             )
-        if is_plain and shapes in self.taken:
+        if is_plain and not moved and shapes in self.taken:
             return
-        self._check_sizes({one.name: values[one.name].shape for one in self.inputs})
-        if is_plain and len(self.taken) < REMEMBERED:
+        self._check_sizes({one.name: values[one.name].shape for one in self.inputs}, is_traced_dtype=not moved)
+        if is_plain and not moved and len(self.taken) < REMEMBERED:
             self.taken.add(shapes)
 
     def _is_of_another_dtype(self, one: TracedInput, x: Any) -> bool:
@@ -125,9 +130,10 @@ class SizeGuard(nn.Module):
             f"{_shown(one.dtype if witness is None else witness.dtype)}; cast it, or fold again with example inputs of that dtype"
         )
 
-    def _check_sizes(self, sizes: Mapping[str, Sequence[int]]) -> None:
-        broken = next((one for one in self.conditions if not one.holds_at(sizes)), None)
-        if broken is None or any(allows(one, sizes) for one in self.alternatives):
+    def _check_sizes(self, sizes: Mapping[str, Sequence[int]], *, is_traced_dtype: bool) -> None:
+        held = self.conditions if is_traced_dtype else (*self.conditions, *self.strict)
+        broken = next((one for one in held if not one.holds_at(sizes)), None)
+        if broken is None or (is_traced_dtype and any(allows(one, sizes) for one in self.alternatives)):
             return
         actual = ", ".join(f"axis {axis} of `{name}` is {sizes[name][axis]}" for name, axis in broken.places)
         raise ValueError(

@@ -18,7 +18,7 @@ from refold.dialects.aten._allowed import Allowed, find_allowed
 from refold.dialects.aten._annotate import Tensor, weights
 from refold.dialects.aten._census import count
 from refold.dialects.aten._compare import compared
-from refold.dialects.aten._conditions import Shapes, by_what_they_allow, without_weaker
+from refold.dialects.aten._conditions import Condition, Shapes, by_what_they_allow, or_at, without_weaker
 from refold.dialects.aten._constants import Constants
 from refold.dialects.aten._files import Open
 from refold.dialects.aten._guard import SizeGuard
@@ -79,6 +79,12 @@ class AtenModel:
         traced_there = None if isinstance(self._original, ExportedProgram) else partial(retrace, self._original, program)
         return find_allowed(trials, self.traced.conditions, self.traced.inputs, traced_there)
 
+    @property
+    def _strict(self) -> list[Condition]:
+        """All that the trace takes for granted, but that a batch of one in the example was doubled."""
+        example = shapes_of(self.traced.program, (self.args, self.kwargs))
+        return [or_at(one, example) if one.is_assumed else one for one in self.traced.conditions]
+
     @cached_property
     def longest(self) -> int:
         """Numbers that are summed one after another from the inputs to the outputs."""
@@ -126,7 +132,7 @@ class AtenModel:
         """The folded module and what belongs to it."""
         with torch.no_grad():
             traced = self._as_traced
-            guard = SizeGuard(traced.conditions, traced.alternatives, self.traced.inputs, self.traced.arguments)
+            guard = SizeGuard(traced.conditions, traced.alternatives, self.traced.inputs, self.traced.arguments, self._strict)
             written = write_module(self.traced.program, plan, self._names, guard)
         self.constants.forget()
         written.module.eval()

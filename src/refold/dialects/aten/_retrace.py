@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, fixed_size, not_among, or_point, where_broken
+from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, fixed_size, not_among, or_at, where_broken
 from refold.dialects.aten._trials import Outcome, Trials, broken_together
 
 Retrace: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Conditions | None]"
@@ -114,8 +114,7 @@ def _with_batch_of_one(trials: Trials, alternative: Conditions, traced: Shapes, 
     if shapes == traced or trials.run(shapes).outcome is not Outcome.SAME:
         return [(alternative, traced)]
     if all(one.is_assumed or one.holds_at(shapes) for one in alternative):
-        wider = (one if one.holds_at(shapes) else or_point(one, [shapes[name][axis] for name, axis in one.places]) for one in alternative)
-        return [(tuple(wider), traced)]
+        return [(tuple(or_at(one, shapes) for one in alternative), traced)]
     args, kwargs = pytree.tree_unflatten(trials.inputs_at(shapes), trials.structure)
     single = retrace(args, kwargs)
     return [(alternative, traced)] if single is None or not allows(single, shapes) else [(alternative, traced), (single, shapes)]

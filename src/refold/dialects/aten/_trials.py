@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Place, Shapes, allows, fixed_size, or_point
+from refold.dialects.aten._conditions import Condition, Place, Shapes, allows, fixed_size, or_at
 from refold.dialects.aten._guard import TracedInput
 from refold.dialects.aten._run import run_program
 from refold.dialects.aten._sizes import fixed
@@ -285,7 +285,7 @@ class Trials:
 
     def with_example(self, conditions: Iterable[Condition]) -> list[Condition]:
         """The conditions, allowing the example, for which the model and its trace were seen to give the same: its batch was doubled."""
-        return [one if one.holds_at(self.example) else or_point(one, [self._size_of(place) for place in one.places]) for one in conditions]
+        return [or_at(one, self.example) for one in conditions]
 
 
 def broken_together(condition: Condition, other: Condition, example: Shapes) -> Iterator[dict[Place, int]]:
