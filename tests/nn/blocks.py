@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import pytest
@@ -72,14 +73,14 @@ def bias_of(block: FoldableBlock) -> Tensor:
     return bias
 
 
-class BlockStories:
+class BlockStories(ABC):
     """Stories of one block; `size` is the shape of its input."""
 
     size: tuple[int, ...] = (2, 4, 8, 7)
 
+    @abstractmethod
     def build(self, *, deploy: bool = False) -> FoldableBlock:
         """The block, with options that give it parameters of every kind."""
-        raise NotImplementedError
 
     def build_small(self) -> FoldableBlock:
         """A block of few parameters for numerical gradients."""

@@ -65,12 +65,9 @@ def test_maps_of_channels_on_both_sides_of_a_mean_join(name: str) -> None:
     folded(model_of(nodes, constants, (2, 4, 3, 5), opset=opset), left, x_of(2, 4, 3, 5))
 
 
-@pytest.mark.parametrize("allowzero", [0, 1])
-@pytest.mark.parametrize("first", [-1, 2, 0])
+@pytest.mark.parametrize(("allowzero", "first"), [(0, -1), (0, 2), (0, 0), (1, -1), (1, 2)])
 def test_a_reshape_between_two_layers_states_what_it_stated(allowzero: int, first: int) -> None:
     """Tokens of channels: a shape of numbers, of which one may be left open or taken over."""
-    if allowzero and first == 0:
-        pytest.skip("no items at all")
     constants = {"w": random(4, 4, 1, 1), "shape": np.asarray([first, 4, 15]), "m": random(15, 15)}
     nodes = [
         node("Conv", ["x", "w"], ["c"]),
