@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.utils import _pytree as pytree
 
-from refold.dialects.aten._conditions import Condition, Conditions, Shapes, allows, fixed_size, not_among, or_at, where_broken
+from refold.dialects.aten._conditions import Condition, Conditions, Place, Shapes, allows, fixed_size, not_among, or_at, where_broken
 from refold.dialects.aten._trials import Outcome, Trials, broken_together
 
 Retrace: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Conditions | None]"
@@ -22,7 +22,7 @@ Retrace: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Conditions 
 
 TIMES = 8
 """Times that a model is traced again."""
-WORK = 12_000
+WORK = 4_000
 """Nodes times conditions that are traced again in all, since the time of tracing grows with both: networks of more are not."""
 STEPS = (1, 2, 3)
 """By how much an axis is longer than where a model was traced again, one axis at a time, where model and trace are run."""
@@ -39,7 +39,8 @@ def find_alternatives(trials: Trials, conditions: Sequence[Condition], retrace: 
     """
     work = max(1, len(trials.program.graph.nodes) * len(conditions))
     found: list[Conditions] = []
-    for _, shapes in zip(range(min(TIMES, WORK // work)), _ruled_out(trials, conditions, found), strict=False):
+    failed: list[Mapping[Place, int]] = []
+    for _, shapes in zip(range(min(TIMES, WORK // work)), _ruled_out(trials, conditions, found, failed), strict=False):
         trials.limit += MORE_RUNS
         traced = trials.amid_example(shapes)
         if trials.run(traced).outcome is not Outcome.SAME:
@@ -47,6 +48,7 @@ def find_alternatives(trials: Trials, conditions: Sequence[Condition], retrace: 
         args, kwargs = pytree.tree_unflatten(trials.inputs_at(traced), trials.structure)
         alternative = retrace(args, kwargs)
         if alternative is None or not allows(alternative, traced):
+            failed.append(trials.moved(shapes))
             continue
         for one, start in _with_batch_of_one(trials, alternative, traced, retrace):
             _run_beyond_both(trials, conditions, one, traced)
@@ -82,8 +84,12 @@ def asks_no_more(trials: Trials, conditions: Sequence[Condition], retrace: Retra
     return there is not None and not [one for one in not_among(there, conditions) if not one.is_assumed]
 
 
-def _ruled_out(trials: Trials, conditions: Sequence[Condition], found: Sequence[Conditions]) -> Iterator[Shapes]:
-    """Sizes that nothing allows yet although trace and model gave the same, each once; `found` may grow in between.
+def _ruled_out(
+    trials: Trials, conditions: Sequence[Condition], found: Sequence[Conditions], failed: Sequence[Mapping[Place, int]]
+) -> Iterator[Shapes]:
+    """Sizes that nothing allows yet although trace and model gave the same, each once; `found` and `failed` may grow in between.
+
+    Where some sizes of some axes make another graph, the same with more axes moved are left out.
 
     Those first that tell most: nothing empty, few axes of one item, which tracing does not leave free; then those nearest to the example.
     """
@@ -96,7 +102,12 @@ def _ruled_out(trials: Trials, conditions: Sequence[Condition], found: Sequence[
 
     while True:
         same = [trial.shapes for trial in trials.seen.values() if trial.outcome is Outcome.SAME and trial.shapes not in tried]
-        candidates = [shapes for shapes in same if not any(allows(one, shapes) for one in (conditions, *found))]
+        candidates = [
+            shapes
+            for shapes in same
+            if not any(allows(one, shapes) for one in (conditions, *found))
+            and not any(one.items() <= trials.moved(shapes).items() for one in failed)
+        ]
         if not candidates:
             return
         tried.append(min(candidates, key=oddness))

@@ -231,12 +231,15 @@ class Trials:
             shapes[name] = tuple(point.get((name, axis), size) for axis, size in enumerate(sizes))
         return shapes
 
+    def moved(self, shapes: Shapes) -> dict[Place, int]:
+        """The sizes in which shapes are not those of the smallest inputs."""
+        usual = self.shapes_at({})
+        return {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape) if size != usual[name][axis]}
+
     def amid_example(self, shapes: Shapes) -> Shapes:
         """These shapes, but with the example's sizes wherever they have those of the smallest inputs; a size of one is doubled."""
-        usual = self.shapes_at({})
-        moved = {(name, axis): size for name, shape in shapes.items() for axis, size in enumerate(shape) if size != usual[name][axis]}
         sizes = {symbol: self._size_of(places[0]) for symbol, places in self._groups().items() if self._is_free(places[0])}
-        return self.shapes_at(moved, {symbol: 2 if size == 1 else size for symbol, size in sizes.items()})
+        return self.shapes_at(self.moved(shapes), {symbol: 2 if size == 1 else size for symbol, size in sizes.items()})
 
     def breaking(self, condition: Condition) -> Iterator[Shapes]:
         """Inputs that break a condition and as few others as may be: the smallest, and those nearest to the example."""
