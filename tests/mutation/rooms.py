@@ -32,11 +32,13 @@ READERS = ("read", "operators", "products", "layers", "layout", "rearranging", "
 FAMILIES = tuple(f"tests/families/test_{name}.py" for name in ("layouts", "parts", "near_misses"))
 """What readers make of layouts and parts of channels is tested for both dialects in one place."""
 
+PLANS = tuple(f"tests/test_plan{name}.py" for name in ("", "_costs", "_drawn"))
+
 ROOMS = {
     "geometry": Room(("refold/geometry/*.py",), ("tests/geometry", "src/refold/geometry")),
     "algebra": Room(("refold/algebra/*.py",), ("tests/algebra", "src/refold/algebra")),
     "maps": Room(("refold/maps.py",), ("tests/test_maps.py", "tests/test_rearranged_maps.py", "src/refold/maps.py")),
-    "plan": Room(("refold/plan.py", "refold/graph.py"), ("tests/test_plan.py", "tests/test_graph.py", "src/refold/plan.py")),
+    "plan": Room(("refold/plan.py", "refold/graph.py"), (*PLANS, "tests/test_graph.py", "src/refold/plan.py")),
     "aten": Room(
         _readers("aten", *READERS, "reading", "functional", "numbers", "sizes"),
         ("tests/dialects/aten", "tests/test_locate.py", *FAMILIES, "src/refold/dialects/aten"),

@@ -17,8 +17,8 @@ from onnx import TensorProto, numpy_helper
 import refold
 from refold.folding import FoldResult
 from refold.verification import FACTOR
+from tests.dialects.onnx.folding import written
 from tests.dialects.onnx.models import kinds, run
-from tests.dialects.onnx.test_operators import written
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

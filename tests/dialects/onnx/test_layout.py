@@ -16,8 +16,8 @@ from refold.dialects.onnx._integers import state_integers
 from refold.dialects.onnx._layout import _above
 from refold.graph import Linear, Opaque
 from refold.verification import FACTOR
+from tests.dialects.onnx.folding import folded, written, x_of
 from tests.dialects.onnx.models import batch_norm, graph_of, kinds, model_of, random, run
-from tests.dialects.onnx.test_operators import folded, written, x_of
 
 CHANNELS = 4
 BIAS = random(CHANNELS, seed=3)

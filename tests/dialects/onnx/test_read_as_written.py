@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto, helper
 
 import refold
 from refold.dialects.onnx._walk import walk
+from tests.dialects.onnx.folding import folded, written, x_of
 from tests.dialects.onnx.models import batch_norm, kinds, model_of, random, run
-from tests.dialects.onnx.test_operators import folded, written, x_of
 
 node = helper.make_node
 

@@ -16,8 +16,8 @@ from refold.dialects.onnx._call import Reading
 from refold.dialects.onnx._read import _agrees
 from refold.graph import Linear, Opaque
 from refold.maps import Moved
+from tests.dialects.onnx.folding import folded, x_of
 from tests.dialects.onnx.models import batch_norm, model_of, random
-from tests.dialects.onnx.test_operators import folded, x_of
 
 node = helper.make_node
 AXES = {"axes": np.asarray([2, 3]), "last": np.asarray([-1, -2]), "none": np.asarray([], np.int64)}
